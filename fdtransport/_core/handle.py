@@ -1,0 +1,115 @@
+"""The owner of one descriptor: who may use the number, and how it was before."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from ..errors import DescriptorInUseError, bad_descriptor
+from . import syscalls
+
+__all__ = ["FileLike", "Handle", "fileno_of"]
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+FileLike = int | HasFileno
+
+#: A byte per descriptor number, 1 while a live handle of this process owns it. A second transport
+#: on one number would replace the first one's interest in the loop, and the first would be deaf for
+#: ever. (A set would cost a hundred bytes per transport.)
+_owned = bytearray(64)
+
+
+def fileno_of(file: FileLike) -> int:
+    """The descriptor number of an int or of an object with ``fileno()``.
+
+    :raises TypeError: it is neither. :raises OSError: EBADF, it is closed or negative.
+    """
+    if isinstance(file, bool) or not (isinstance(file, int) or hasattr(file, "fileno")):
+        raise TypeError(f"a file descriptor or an object with fileno() is needed, not {file!r}")
+    if isinstance(file, int):
+        fd = file
+    else:
+        try:
+            fd = file.fileno()
+        except ValueError:  # "I/O operation on closed file"
+            raise bad_descriptor(f"{file!r} is closed") from None
+        if not isinstance(fd, int):
+            raise TypeError(f"{file!r}.fileno() returned {fd!r}, which is no int")
+    if fd < 0:
+        raise bad_descriptor(f"{fd} is no descriptor" if isinstance(file, int) else f"{file!r} is closed")
+    return fd
+
+
+class Handle:
+    """Owns one descriptor from ``Handle(file)`` on, until ``close()`` or ``release()``.
+
+    Taking over makes the descriptor non-blocking. O_NONBLOCK belongs to the open file description
+    (open(2)), which a parent process or a dup may share; it is put back on the way out.
+
+    ``readable`` and ``writable`` tell the access mode it was opened with.
+
+    :raises OSError: the descriptor is not open.
+    :raises DescriptorInUseError: another handle owns the number.
+    """
+
+    __slots__ = ("_was_blocking", "fd", "file", "readable", "writable")
+
+    def __init__(self, file: FileLike) -> None:
+        self.fd = -1
+        self.file = file
+        fd = fileno_of(file)
+        if fd < len(_owned) and _owned[fd]:
+            raise DescriptorInUseError(fd)
+        try:
+            flags = syscalls.status_flags(fd)
+        except OSError as exc:
+            raise OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {file!r} is not open") from None
+        access = flags & os.O_ACCMODE
+        self.readable = access != os.O_WRONLY
+        self.writable = access != os.O_RDONLY
+        self._was_blocking = not flags & os.O_NONBLOCK
+        if self._was_blocking:
+            syscalls.set_blocking(fd, False)
+        self.fd = fd
+        if fd >= len(_owned):
+            _owned.extend(bytes(fd + 1))
+        _owned[fd] = 1
+
+    def check_identity(self) -> None:
+        """Raise EBADF when the file object was closed by somebody else (and the number maybe reused)."""
+        if fileno_of(self.file) != self.fd:
+            raise bad_descriptor(f"{self.file!r} was closed under its transport")
+
+    def close(self) -> None:
+        """Close the descriptor, once. Afterwards the number is nobody's.
+
+        :raises OSError: as close(2) tells; the descriptor is closed all the same.
+        """
+        fd = self._disown()
+        if fd < 0:
+            return
+        if isinstance(self.file, int):
+            syscalls.close(fd)
+        else:
+            self.file.close()  # type: ignore[attr-defined]
+
+    def release(self) -> FileLike:
+        """Give the descriptor back, as it was, without closing it."""
+        self._disown()
+        return self.file
+
+    def _disown(self) -> int:
+        # The number is forgotten before it is closed: whoever gets it next is safe from us.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            _owned[fd] = 0
+            if self._was_blocking:
+                try:
+                    syscalls.set_blocking(fd, True)
+                except OSError:
+                    pass  # closed behind our back; closing it will tell
+        return fd

@@ -1,0 +1,247 @@
+"""Records: one read of the kernel is one callback, and boundaries are kept in both directions.
+
+Datagrams, packets, events. An error that concerns one record is told and the transport lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import stat
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from ..errors import COMMON, BufferLimitError, ErrnoTable, Meaning, UnpollableFileError, meaning
+from . import syscalls
+from .base import BaseTransport
+from .flow import Flow
+from .lifecycle import Event
+from .queues import PacketQueue
+from .stream import BytesLike, as_buffer
+
+__all__ = ["PacketTransport"]
+
+#: Records and bytes per wake-up: with one record per wake-up the loop costs more than the records.
+RECORDS, RECORD_BYTES = 64, 256 * 1024
+#: What the queue holds at most unless told otherwise; a datagram protocol need not know of pauses.
+HARD_LIMIT = 4 * 1024 * 1024
+
+
+class PacketTransport(BaseTransport, asyncio.DatagramTransport):
+    """Records on any descriptor that has them. A drop-in for asyncio's datagram transport.
+
+    The protocol is an ``asyncio.DatagramProtocol``; one that has ``packets_received(records)``
+    gets the list of ``(data, address)`` of a wake-up in one call instead of ``datagram_received``.
+
+    *max_size*: the largest record in bytes; the kernel cuts longer ones.
+    """
+
+    __slots__ = ("_max_size", "dropped")
+
+    _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
+
+    # The queue of the kernel overran (netlink(7)), or an earlier record was refused (udp(7)).
+    _READ_ERRORS: ClassVar[ErrnoTable] = {
+        **COMMON,
+        errno.ENOBUFS: Meaning.RECORD,
+        errno.ECONNREFUSED: Meaning.RECORD,
+        errno.EMSGSIZE: Meaning.RECORD,
+    }
+    _WRITE_ERRORS: ClassVar[ErrnoTable] = {
+        **COMMON,
+        errno.ECONNREFUSED: Meaning.RECORD,
+        errno.EMSGSIZE: Meaning.RECORD,
+        errno.EINVAL: Meaning.RECORD,
+    }
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        file: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        *,
+        max_size: int = 64 * 1024,
+    ) -> None:
+        if max_size < 1:
+            raise ValueError(f"max_size ({max_size!r}) must be at least 1 byte")
+        self._max_size = max_size
+        #: Records that the hard limit of the queue refused; each was told to ``error_received``.
+        self.dropped = 0
+        super().__init__(loop, file, protocol, waiter, extra, server)
+
+    # -- what an adapter may override ---------------------------------------------------------
+
+    def _receive(self) -> tuple[bytes, Any]:
+        """One record and where it came from."""
+        return syscalls.read(self._rfd, self._max_size), None
+
+    def _send(self, data: BytesLike, addr: Any) -> None:
+        """One record to the kernel."""
+        syscalls.write(self._wfd, data)
+
+    def _is_end(self) -> bool:
+        """Whether an empty read means the end, and not an empty record."""
+        if not stat.S_ISSOCK(syscalls.fstat(self._rfd).st_mode):
+            return True
+        # A connected SOCK_SEQPACKET has both. After the peer's end, what is not empty comes first.
+        return syscalls.has_hung_up(self._rfd) and not syscalls.bytes_readable(self._rfd)
+
+    def _cannot_poll(self, fd: int) -> None:
+        kind = syscalls.kind(syscalls.fstat(fd).st_mode)
+        raise UnpollableFileError(f"descriptor {fd} is {kind}, which has no records; use connect_fd for its bytes")
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _reader(self) -> Callable[[], object]:
+        return self._read
+
+    def _read(self) -> None:
+        if self._paused:
+            self._readable_but_paused()
+            return
+        batch: list[tuple[bytes, Any]] | None = [] if hasattr(self._protocol, "packets_received") else None
+        left = RECORD_BYTES
+        for _ in range(RECORDS):
+            try:
+                data, addr = self._receive()
+            except OSError as exc:
+                self._deliver(batch)
+                self._read_failed(exc)
+                return
+            if not data and self._is_end():
+                self._deliver(batch)
+                self._note_hangup()
+                self._step(Event.EOF_CLOSE)
+                return
+            if batch is not None:
+                batch.append((data, addr))
+            elif not self._guard_data("datagram_received", data, addr):
+                return
+            left -= len(data)
+            if left <= 0 or self._paused or not self._state.reads:
+                break
+        self._deliver(batch)
+
+    def _deliver(self, batch: list[tuple[bytes, Any]] | None) -> None:
+        if batch:
+            self._guard_data("packets_received", batch)
+
+    def _guard_data(self, name: str, *args: Any) -> bool:
+        """Call a data callback; False when it raised, which ends the transport."""
+        try:
+            getattr(self._protocol, name)(*args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._callback_failed(f"Fatal error: protocol.{name}() call failed.", exc)
+            return False
+        return True
+
+    def _read_failed(self, exc: OSError) -> None:
+        verdict = meaning(exc, self._READ_ERRORS)
+        if verdict is Meaning.RECORD:
+            self._record_failed(exc)
+        elif verdict is Meaning.END:
+            self._note_hangup()
+            self._step(Event.EOF_CLOSE)
+        elif verdict is Meaning.FATAL:
+            exc.__traceback__ = None
+            self._note_hangup()
+            self._step(Event.READ_ERROR, exc)
+
+    def _record_failed(self, exc: OSError) -> None:
+        exc.__traceback__ = None
+        self._guard("protocol.error_received() failed", self._protocol.error_received, exc)
+
+    def _drain(self) -> None:
+        # Records that came before a failed write are delivered first, as far as they are here now.
+        if not self._paused:
+            self._read()
+        self._step(Event.DRAINED)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def _own_flow(self) -> Flow:
+        flow = super()._own_flow()
+        if flow.hard is None:
+            flow.hard = max(HARD_LIMIT, flow.high)
+        return flow
+
+    def sendto(self, data: BytesLike, addr: Any = None) -> None:
+        """Send one record; never waits. An empty one is sent too.
+
+        What the kernel cannot take now is queued with its boundaries, under the water marks. A
+        record that it refuses, or that would pass the queue's hard limit, is told to the
+        protocol's ``error_received``.
+
+        :raises TypeError: *data* is not bytes-like. :raises OSError: EBADF, read-only descriptor.
+        """
+        data = as_buffer(data)
+        if not self._state.writes:
+            self._refuse_write(len(data) or 1)
+            return
+        self._check_address(addr)
+        if not self._queue.size:
+            try:
+                self._send(data, addr)
+                return
+            except OSError as exc:
+                verdict = meaning(exc, self._WRITE_ERRORS)
+                if verdict is Meaning.RECORD:
+                    self._record_failed(exc)
+                    return
+                if verdict is Meaning.FATAL:
+                    self._write_failed(exc)
+                    return
+                self._own_queue().append(bytes(data), addr)
+                if verdict is Meaning.AGAIN:
+                    self._add_writer()
+                else:
+                    self._breathe(exc)
+        else:
+            size = self._queue.size + len(data)
+            if self._own_flow().over_hard_limit(size):
+                self.dropped += 1
+                self._record_failed(BufferLimitError(size, self._flow.hard or 0))
+                return
+            self._queue.append(bytes(data), addr)
+        if self._queue.size > self._mark:
+            self._check_flow()
+
+    def _check_address(self, addr: Any) -> None:
+        if addr is not None:
+            raise ValueError(f"this descriptor has one peer only; the address must be None, not {addr!r}")
+
+    def _flush(self) -> None:
+        queue: PacketQueue = self._queue
+        for _ in range(RECORDS):
+            if not queue.size:
+                break
+            data, addr = queue.peek()
+            try:
+                self._send(data, addr)
+            except OSError as exc:
+                verdict = meaning(exc, self._WRITE_ERRORS)
+                if verdict is Meaning.AGAIN:
+                    break
+                if verdict is Meaning.LATER:
+                    self._breathe(exc)
+                    return
+                if verdict is Meaning.FATAL:
+                    self._write_failed(exc)
+                    return
+                self._record_failed(exc)
+            self._breaths = 0
+            if queue.size:  # error_received may have ended the transport
+                queue.pop()
+        if queue.size:
+            self._add_writer()
+        else:
+            self._remove_writer()
+        self._shrunk()
+
+    def _offer_cork(self) -> None:
+        """Records are never held back."""

@@ -1,0 +1,137 @@
+"""What waits to be written: bytes in order, or records with their boundaries.
+
+No descriptor, no loop. Every operation costs the same however much is queued.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+__all__ = ["ByteQueue", "PacketQueue"]
+
+#: Below this a piece is copied into a common buffer: for 64-byte pieces a vectored write is twice
+#: as slow as join and write. From here on copying costs more than the kernel's walk of the vector.
+SMALL = 4096
+#: What one offer to the kernel holds at most; more than any pipe or socket buffer takes at once.
+OFFER_BYTES = 256 * 1024
+OFFER_PIECES = 64
+
+Buffer = bytes | memoryview
+
+
+class ByteQueue:
+    """Ordered pieces of bytes and their total ``size``.
+
+    A transport's hot path appends to ``pieces`` and adds to ``size`` by itself; pieces must be
+    immutable and of item size 1, and never empty.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self) -> None:
+        self.pieces: deque[Buffer] = deque()
+        self.size = 0
+
+    def append(self, piece: Buffer) -> None:
+        self.pieces.append(piece)
+        self.size += len(piece)
+
+    def offer(self) -> Buffer | list[Buffer]:
+        """What to hand to the kernel next: one buffer for write, or several for writev.
+
+        Runs of small pieces are joined, once: what was joined is large and is not copied again.
+        """
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return pieces[0]
+        if self.size <= OFFER_BYTES and self.size < SMALL * len(pieces) and len(pieces[0]) < SMALL:
+            joined = b"".join(pieces)
+            pieces.clear()
+            pieces.append(joined)
+            return joined
+        vector = self._vector()
+        return vector[0] if len(vector) == 1 else vector
+
+    def _vector(self) -> list[Buffer]:
+        pieces = self.pieces
+        vector: list[Buffer] = []
+        run: list[Buffer] = []
+        total = run_size = 0
+        while pieces and total < OFFER_BYTES and len(vector) < OFFER_PIECES:
+            piece = pieces.popleft()
+            total += len(piece)
+            if len(piece) < SMALL:
+                run.append(piece)
+                run_size += len(piece)
+                if run_size < OFFER_BYTES // 4:
+                    continue
+                piece, run, run_size = b"".join(run), [], 0
+            elif run:
+                vector.append(b"".join(run))
+                run, run_size = [], 0
+            vector.append(piece)
+        if run:
+            vector.append(b"".join(run))
+        pieces.extendleft(reversed(vector))
+        return vector
+
+    def advance(self, count: int) -> None:
+        """The kernel has taken *count* bytes from the front."""
+        self.size -= count
+        pieces = self.pieces
+        while count:
+            first = pieces[0]
+            if count < len(first):
+                # A view moves the front in constant time: one byte per write stays linear.
+                pieces[0] = memoryview(first)[count:]
+                return
+            count -= len(first)
+            pieces.popleft()
+
+    def take(self) -> bytes:
+        """Everything that is queued, as one bytes object; the queue is empty afterwards."""
+        data = b"".join(self.pieces)
+        self.clear()
+        return data
+
+    def clear(self) -> None:
+        self.pieces.clear()
+        self.size = 0
+
+
+class PacketQueue:
+    """Records with their destination, boundaries kept; ``size`` is the sum of their bytes.
+
+    An empty record counts as one byte, so that a flood of them is held back like any other.
+    """
+
+    __slots__ = ("packets", "size")
+
+    def __init__(self) -> None:
+        self.packets: deque[tuple[bytes, Any]] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self.packets)
+
+    def append(self, data: bytes, addr: Any = None) -> None:
+        self.packets.append((data, addr))
+        self.size += len(data) or 1
+
+    def peek(self) -> tuple[bytes, Any]:
+        return self.packets[0]
+
+    def pop(self) -> tuple[bytes, Any]:
+        packet = self.packets.popleft()
+        self.size -= len(packet[0]) or 1
+        return packet
+
+    def take(self) -> list[tuple[bytes, Any]]:
+        packets = list(self.packets)
+        self.clear()
+        return packets
+
+    def clear(self) -> None:
+        self.packets.clear()
+        self.size = 0

@@ -1,0 +1,122 @@
+"""The only door to the kernel.
+
+Every read, write, splice, open, close, ioctl and fcntl of the library is one of these plain
+functions, called as ``syscalls.NAME(...)`` at the moment of use: replacing a name in this module
+puts a fault in front of the kernel (see ``fdtransport.testing.FaultPlan``). No policy lives here.
+
+A name that the platform lacks is a function that raises ``OSError(ENOSYS)`` when it is called, so
+that everything imports everywhere.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import select
+import socket
+import stat as _stat
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import fcntl as _fcntl
+    import termios
+except ImportError:  # Windows
+    _fcntl = termios = None  # type: ignore[assignment]
+
+
+def _missing(name: str) -> Callable[..., Any]:
+    def unavailable(*_args: object, **_kwargs: object) -> Any:
+        raise OSError(errno.ENOSYS, f"{name} is not available on this platform")
+
+    return unavailable
+
+
+# Bytes in and out. The built-in functions themselves: a Python function around each would cost
+# as much as a tenth of a small read.
+read = os.read
+write = os.write
+readv: Callable[..., int] = getattr(os, "readv", _missing("readv"))
+writev: Callable[..., int] = getattr(os, "writev", _missing("writev"))
+preadv: Callable[..., int] = getattr(os, "preadv", _missing("preadv"))
+pwritev: Callable[..., int] = getattr(os, "pwritev", _missing("pwritev"))
+splice: Callable[..., int] = getattr(os, "splice", _missing("splice"))
+sendfile: Callable[..., int] = getattr(os, "sendfile", _missing("sendfile"))
+
+# Descriptors come and go.
+open = os.open
+close = os.close
+dup2 = os.dup2
+pipe: Callable[[int], tuple[int, int]] = getattr(os, "pipe2", _missing("pipe2"))
+
+# What a descriptor is.
+fstat = os.fstat
+lseek = os.lseek
+get_blocking: Callable[[int], bool] = getattr(os, "get_blocking", _missing("get_blocking"))
+set_blocking: Callable[[int, bool], None] = getattr(os, "set_blocking", _missing("set_blocking"))
+fcntl: Callable[..., Any] = _fcntl.fcntl if _fcntl else _missing("fcntl")
+ioctl: Callable[..., Any] = _fcntl.ioctl if _fcntl else _missing("ioctl")
+posix_fadvise: Callable[..., None] = getattr(os, "posix_fadvise", _missing("posix_fadvise"))
+
+# Readiness outside the loop.
+epoll: Callable[..., Any] = getattr(select, "epoll", _missing("epoll"))
+
+RWF_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0x8)
+SPLICE_F_MOVE = 1
+SPLICE_F_NONBLOCK = 2
+SPLICE_F_MORE = 4
+
+
+def status_flags(fd: int) -> int:
+    """Access mode, O_NONBLOCK and the other file status flags: F_GETFL of fcntl(2)."""
+    return int(fcntl(fd, _fcntl.F_GETFL))
+
+
+def shutdown_write(fd: int) -> None:
+    """End the write side of a socket: shutdown(2) with SHUT_WR."""
+    sock = socket.socket(fileno=fd)
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    finally:
+        sock.detach()
+
+
+def dup(fd: int) -> int:
+    """A close-on-exec copy of *fd* under a new number, on the same open file description."""
+    return int(fcntl(fd, _fcntl.F_DUPFD_CLOEXEC, 3))
+
+
+def poll_now(fd: int, events: int) -> int:
+    """What poll(2) reports for *fd* at this moment, without waiting; 0 when nothing."""
+    poller = select.poll()
+    poller.register(fd, events)
+    ready = poller.poll(0)
+    return ready[0][1] if ready else 0
+
+
+def has_hung_up(fd: int) -> bool:
+    """Whether the other side has gone or has ended its direction (POLLHUP, POLLRDHUP of poll(2))."""
+    return bool(poll_now(fd, select.POLLRDHUP) & (select.POLLHUP | select.POLLRDHUP))
+
+
+def bytes_readable(fd: int) -> int:
+    """Bytes that could be read now: FIONREAD of tty_ioctl(4), unix(7), pipe(7)."""
+    answer = array.array("i", [0])
+    ioctl(fd, termios.FIONREAD, answer)
+    return answer[0]
+
+
+_KINDS = (
+    (_stat.S_ISREG, "a regular file"),
+    (_stat.S_ISDIR, "a directory"),
+    (_stat.S_ISFIFO, "a pipe"),
+    (_stat.S_ISSOCK, "a socket"),
+    (_stat.S_ISCHR, "a character device"),
+    (_stat.S_ISBLK, "a block device"),
+)
+
+
+def kind(mode: int) -> str:
+    """The kind of file that an ``st_mode`` tells, in words for an error message."""
+    return next((name for test, name in _KINDS if test(mode)), "an anonymous descriptor")

@@ -1,0 +1,99 @@
+"""The exception family, and what each errno means to a transport.
+
+Every exception here is an ``OSError`` that carries the true errno, so that code which catches
+``OSError`` and looks at ``errno`` works for all kinds of descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from enum import Enum, auto
+
+__all__ = [
+    "BufferLimitError",
+    "DescriptorInUseError",
+    "EndpointError",
+    "ErrnoTable",
+    "Meaning",
+    "TransportError",
+    "UnpollableFileError",
+    "meaning",
+]
+
+
+class TransportError(OSError):
+    """Base of this library's own exceptions; ``errno`` is the kernel's number where there is one."""
+
+
+class UnpollableFileError(TransportError):
+    """The descriptor cannot be waited for (a regular file, a directory) and the call needs one that can.
+
+    ``errno`` is EPERM, which is what ``epoll_ctl(2)`` answers for such a file.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EPERM, what)
+
+
+class DescriptorInUseError(TransportError, RuntimeError):
+    """The descriptor is already under a transport. ``errno`` is EBUSY."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(
+            errno.EBUSY, f"file descriptor {fd} is already under a transport; close or detach that one first"
+        )
+
+
+class BufferLimitError(TransportError):
+    """More was written than the hard limit of the write buffer allows. ``errno`` is ENOBUFS."""
+
+    def __init__(self, size: int, hard: int) -> None:
+        super().__init__(errno.ENOBUFS, f"write buffer of {size} bytes is over its hard limit of {hard} bytes")
+
+
+class EndpointError(TransportError, ValueError):
+    """An endpoint string (URL) cannot be used; the message says what would be right. ``errno`` is EINVAL."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EINVAL, what)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class Meaning(Enum):
+    """What a failed system call means to the transport that made it."""
+
+    AGAIN = auto()
+    """Nothing happened; the poller tells when to try again."""
+    LATER = auto()
+    """The kernel is short of memory for now. The poller does not know when that ends: try after a breath."""
+    END = auto()
+    """It is this kind's way to say end of file."""
+    RECORD = auto()
+    """It concerns this one record; the transport lives."""
+    FATAL = auto()
+    """The descriptor is of no further use."""
+
+
+ErrnoTable = Mapping[int, Meaning]
+
+#: What holds for every kind. EINTR is not here: os.read and its kin retry by themselves (PEP 475).
+COMMON: ErrnoTable = {
+    errno.EAGAIN: Meaning.AGAIN,
+    errno.EWOULDBLOCK: Meaning.AGAIN,
+    errno.EINTR: Meaning.AGAIN,
+    errno.ENOBUFS: Meaning.LATER,
+}
+
+
+def meaning(exc: OSError, table: ErrnoTable = COMMON) -> Meaning:
+    """Look *exc* up in *table*; what is not listed is fatal."""
+    return table.get(exc.errno or 0, Meaning.FATAL)
+
+
+def bad_descriptor(what: str) -> OSError:
+    """EBADF as the OSError that the kernel would have given, with a text that names the culprit."""
+    return OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {what}")

@@ -1,0 +1,259 @@
+"""The await-based reader and writer.
+
+The reader is an ``asyncio.StreamReader`` for every caller, with all of its methods. Inside it reads
+the descriptor itself, from the task that wants the bytes, and waits for the loop only when there
+are none: no callback, buffer and wake-up per piece. While nobody reads, at most one piece is read
+ahead; then the kernel's own buffer holds the peer back.
+
+The writer is asyncio's own ``StreamWriter``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ._core.opening import open_transport
+from ._core.stream import READ_SIZE, StreamTransport
+
+__all__ = ["StreamReader", "StreamReaderProtocol", "open_streams", "stream_protocol", "stream_writer"]
+
+DEFAULT_LIMIT = 64 * 1024
+#: Reads without a wait before the task lets the others have a turn.
+READS_PER_TURN = 16
+#: Smaller requests are served from a buffer that is filled with larger reads.
+DIRECT = 16 * 1024
+
+
+class StreamReader(asyncio.StreamReader):
+    """An ``asyncio.StreamReader`` that reads the descriptor of its transport itself.
+
+    Over any other transport than a `StreamTransport` (TLS, for instance) it works as asyncio's.
+    Bytes that came before an error are given out before the error is raised.
+    """
+
+    # asyncio's own fields
+    _buffer: bytearray
+    _eof: bool
+    _exception: BaseException | None
+    _limit: int
+    _loop: asyncio.AbstractEventLoop
+    _waiter: asyncio.Future[None] | None
+
+    def __init__(self, limit: int = DEFAULT_LIMIT, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(limit=limit, loop=loop)
+        self._direct: StreamTransport | None = None
+        self._ahead = b""  # one piece read ahead; empty when _buffer is not, or at the end
+        self._more = True  # whether the kernel is thought to have more
+        self._reads = 0
+        self._error_after_buffer: BaseException | None = None
+
+    def set_transport(self, transport: asyncio.BaseTransport) -> None:
+        super().set_transport(transport)
+        if isinstance(transport, StreamTransport):
+            self._direct = transport
+            if not transport.can_read:
+                self.feed_eof()
+
+    # -- from the protocol --------------------------------------------------------------------
+
+    def read_ready(self) -> None:
+        """The loop says that there is something."""
+        transport = self._direct
+        assert transport is not None
+        if transport.is_closing():
+            self.read_the_rest()  # a write failed: what is here must be fetched before the loss
+        elif self._waiter is not None:
+            data = transport.read_now(READ_SIZE)
+            if data:
+                self._more = len(data) == READ_SIZE
+                self._buffer += data
+                self._wake()
+        elif self._ahead or self._buffer:
+            # Nobody reads. The kernel holds the rest; the hang-up watch looks after the end.
+            self._more = True
+            transport.pause_reading()
+            transport.read_paused()
+        else:
+            data = transport.read_now(READ_SIZE)
+            if data:
+                self._more = len(data) == READ_SIZE
+                self._ahead = data
+
+    def read_the_rest(self) -> None:
+        """The other side has gone: fetch what it left, so that its end is noticed though nobody reads.
+
+        As with asyncio, what is over twice the limit stays where it is until somebody reads.
+        """
+        transport = self._direct
+        self._merge()
+        while transport is not None and (len(self._buffer) <= 2 * self._limit or transport.is_closing()):
+            data = transport.read_now(READ_SIZE)
+            if not data:
+                break
+            self._buffer += data
+        if self._buffer:
+            self._wake()
+
+    def feed_eof(self) -> None:
+        self._merge()
+        super().feed_eof()
+
+    def set_exception(self, exc: BaseException) -> None:
+        self._merge()
+        if not self._buffer:
+            super().set_exception(exc)  # type: ignore[arg-type]
+            return
+        self._error_after_buffer = exc
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(exc)
+
+    def exception(self) -> BaseException | None:  # type: ignore[override]
+        return self._exception or self._error_after_buffer
+
+    def _merge(self) -> None:
+        if self._ahead:
+            self._buffer += self._ahead
+            self._ahead = b""
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- for the caller -----------------------------------------------------------------------
+
+    def at_eof(self) -> bool:
+        return super().at_eof() and not self._ahead
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to *n* bytes as soon as there are any; all until the end when *n* is negative.
+
+        Returns ``b""`` at the end of file. Cancelling is safe: nothing is lost.
+
+        :raises OSError: the connection was lost with an error, and everything before was read.
+        """
+        if n < 0 or self._direct is None:
+            return await super().read(n)
+        if self._exception is not None:
+            raise self._exception
+        if n == 0:
+            return b""
+        if not self._buffer and not self._eof:
+            data = self._ahead
+            if data:
+                if len(data) <= n:
+                    self._ahead = b""
+                    return data
+                self._merge()
+            elif self._more and n >= DIRECT:
+                size = min(n, READ_SIZE)
+                got = self._direct.read_now(size)
+                if got:
+                    self._more = len(got) == size
+                    self._reads += 1
+                    if self._reads >= READS_PER_TURN:
+                        self._reads = 0
+                        self._ahead = got  # kept should the task be cancelled here
+                        await asyncio.sleep(0)
+                        return await self.read(n)
+                    return got
+                self._more = False
+                if not self._eof:
+                    await self._wait_for_data("read")
+            else:
+                await self._wait_for_data("read")
+        data = bytes(memoryview(self._buffer)[:n])
+        del self._buffer[:n]
+        return data
+
+    async def _wait_for_data(self, func_name: str) -> None:
+        """asyncio's own reading methods call this when the buffer has too little for them."""
+        if self._direct is None:
+            await super()._wait_for_data(func_name)  # type: ignore[misc]
+            return
+        if self._waiter is not None:
+            raise RuntimeError(
+                f"{func_name}() called while another coroutine is already waiting for incoming data"
+            )
+        if self._error_after_buffer is not None:
+            raise self._error_after_buffer
+        if self._ahead:
+            self._merge()
+            return
+        if self._more:
+            data = self._direct.read_now(READ_SIZE)
+            if data:
+                self._more = len(data) == READ_SIZE
+                self._buffer += data
+                self._reads += 1
+                if self._reads >= READS_PER_TURN:
+                    self._reads = 0
+                    await asyncio.sleep(0)
+                return
+            self._more = False
+            if self._eof:
+                return
+        self._reads = 0
+        self._direct.resume_reading()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _maybe_resume_transport(self) -> None:
+        # Reading resumes when somebody waits, not when the buffer has room.
+        if self._direct is None:
+            super()._maybe_resume_transport()  # type: ignore[misc]
+
+
+class StreamReaderProtocol(asyncio.StreamReaderProtocol):
+    """Between a transport and a `StreamReader`; also a protocol that asyncio's TLS can drive."""
+
+    def read_ready(self) -> None:
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        if reader is not None:
+            reader.read_ready()
+
+    def peer_gone(self) -> None:
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        if reader is not None:
+            reader.read_the_rest()
+
+
+def stream_protocol(
+    limit: int,
+    loop: asyncio.AbstractEventLoop,
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any] | None = None,
+) -> tuple[StreamReader, StreamReaderProtocol]:
+    """A reader and the protocol that feeds it."""
+    if limit <= 0:
+        raise ValueError("Limit cannot be <= 0")
+    reader = StreamReader(limit, loop)
+    return reader, StreamReaderProtocol(reader, client_connected_cb, loop=loop)
+
+
+def stream_writer(
+    transport: asyncio.Transport,
+    protocol: StreamReaderProtocol,
+    reader: StreamReader,
+    loop: asyncio.AbstractEventLoop,
+) -> asyncio.StreamWriter:
+    return asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def open_streams(
+    make: Callable[..., Any], file: Any, *, limit: int = DEFAULT_LIMIT, **options: Any
+) -> tuple[StreamReader, asyncio.StreamWriter]:
+    """As ``open_transport``, for a reader and a writer.
+
+    Both are always there: the reader of a write-only descriptor is at its end from the start, the
+    writer of a read-only one raises OSError (EBADF) when it is written to.
+    """
+    loop = asyncio.get_running_loop()
+    reader, protocol = stream_protocol(limit, loop)
+    transport, _ = await open_transport(make, lambda: protocol, file, **options)
+    return reader, stream_writer(transport, protocol, reader, loop)
