@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Mapping
 from enum import Enum, auto
+from typing import Any
 
 __all__ = [
     "BufferLimitError",
@@ -26,11 +27,22 @@ __all__ = [
 class TransportError(OSError):
     """Base of this library's own exceptions; ``errno`` is the kernel's number where there is one."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its subclasses are made from something else than OSError is; process pools pickle them.
+        return _remake, (type(self), self.args)
 
-class UnpollableFileError(TransportError):
+
+def _remake(cls: type[TransportError], args: tuple[Any, ...]) -> TransportError:
+    exc = cls.__new__(cls, *args)
+    OSError.__init__(exc, *args)
+    return exc
+
+
+class UnpollableFileError(TransportError, ValueError):
     """The descriptor cannot be waited for (a regular file, a directory) and the call needs one that can.
 
-    ``errno`` is EPERM, which is what ``epoll_ctl(2)`` answers for such a file.
+    ``errno`` is EPERM, which is what ``epoll_ctl(2)`` answers for such a file. A ValueError too: that
+    is what asyncio raises.
     """
 
     def __init__(self, what: str) -> None:
@@ -85,8 +97,10 @@ COMMON: ErrnoTable = {
     errno.EAGAIN: Meaning.AGAIN,
     errno.EWOULDBLOCK: Meaning.AGAIN,
     errno.EINTR: Meaning.AGAIN,
-    errno.ENOBUFS: Meaning.LATER,
 }
+
+#: Writing, besides: the kernel is out of buffers, and will have some again.
+WRITING: ErrnoTable = {**COMMON, errno.ENOBUFS: Meaning.LATER}
 
 
 def meaning(exc: OSError, table: ErrnoTable = COMMON) -> Meaning:

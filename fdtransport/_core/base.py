@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import COMMON, BufferLimitError, ErrnoTable, bad_descriptor
+from ..errors import COMMON, WRITING, BufferLimitError, ErrnoTable, bad_descriptor
 from . import syscalls
 from .flow import Flow, Producer
 from .handle import FileLike, Handle, fileno_of
@@ -57,14 +57,12 @@ class BaseTransport(asyncio.BaseTransport):
 
     __slots__ = (
         "__weakref__",
-        "_breaths",
         "_close_reason",
         "_context",
         "_exception",
         "_flow",
         "_hung_up",
         "_loop",
-        "_lost_writes",
         "_mark",
         "_paused",
         "_protocol",
@@ -75,6 +73,7 @@ class BaseTransport(asyncio.BaseTransport):
         "_rfd",
         "_server",
         "_state",
+        "_tries",
         "_waiters",
         "_watched",
         "_wfd",
@@ -92,13 +91,13 @@ class BaseTransport(asyncio.BaseTransport):
 
     #: What a failed read or write means to this kind.
     _READ_ERRORS: ClassVar[ErrnoTable] = COMMON
-    _WRITE_ERRORS: ClassVar[ErrnoTable] = COMMON
+    _WRITE_ERRORS: ClassVar[ErrnoTable] = WRITING
     _new_queue: ClassVar[Callable[[], ByteQueue | PacketQueue]]
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        file: FileLike | tuple[FileLike, FileLike],
+        file: FileLike | tuple[FileLike | None, FileLike | None],
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
@@ -117,7 +116,7 @@ class BaseTransport(asyncio.BaseTransport):
         self._flow = _NO_FLOW
         self._mark = NEVER  # no flow callback before connection_made
         self._paused = self._reader_on = self._writer_on = self._hung_up = False
-        self._breaths = self._lost_writes = 0
+        self._tries = 0  # after ENOBUFS; after the loss, writes that were dropped
         self._watched = -1
         self._exception: BaseException | None = None
         self._close_reason: CloseReason | None = None
@@ -134,6 +133,7 @@ class BaseTransport(asyncio.BaseTransport):
             self._register()
         except BaseException:
             begin.cancel()
+            self._remove_interest()
             self._protocol = None
             self._let_go(Handle.release)
             raise
@@ -170,9 +170,13 @@ class BaseTransport(asyncio.BaseTransport):
             if self._rfd < 0:
                 self._watch(self._wfd, reading=False)
                 return
-            self._add_reader()
             if forgets_after_error(self._loop):
+                # uvloop looks at the poller before it runs what is ready, so a reader that was
+                # added here could be called before connection_made: _begin adds it. The watch's
+                # own epoll accepts or refuses the descriptor meanwhile.
                 self._watch(self._rfd, reading=True)
+            else:
+                self._add_reader()
         except OSError as exc:
             if not cannot_be_polled(exc):
                 raise
@@ -237,15 +241,20 @@ class BaseTransport(asyncio.BaseTransport):
     async def wait_hangup(self) -> None:
         """Return when the other side has gone, or when this transport has ended. Cancelling is safe."""
         if self._rfd >= 0 and self._state.reads and not self._hung_up:
-            self._watch(self._rfd, reading=True)
+            self._watch_quietly(self._rfd, reading=True)
         while not (self._hung_up or self._state is State.CLOSED):
             await self._add_waiter("hangup")
 
     def _watch(self, fd: int, *, reading: bool) -> None:
-        if self._watched not in (-1, fd):
-            hangup_watch(self._loop).disarm(self._watched)
-        if fd >= 0 and hangup_watch(self._loop).arm(fd, self._on_hangup, reading=reading):
+        if self._watched != fd:
+            self._unwatch()
+        if hangup_watch(self._loop).arm(fd, self._on_hangup, reading=reading):
             self._watched = fd
+
+    def _unwatch(self) -> None:
+        if self._watched >= 0:
+            watched, self._watched = self._watched, -1
+            hangup_watch(self._loop).disarm(watched)
 
     def _watch_quietly(self, fd: int, *, reading: bool) -> None:
         """As ``_watch``, for a transport that lives on when the kernel refuses the watch."""
@@ -273,6 +282,12 @@ class BaseTransport(asyncio.BaseTransport):
         else:
             self._step(Event.HANGUP)
 
+    def _read_again(self) -> None:
+        if self._hung_up and forgets_after_error(self._loop):
+            self._read_the_rest()
+        else:
+            self._add_reader()
+
     def _read_the_rest(self) -> None:
         """Go on reading where the loop's poller has dropped the descriptor."""
         self._add_reader()
@@ -291,12 +306,20 @@ class BaseTransport(asyncio.BaseTransport):
         except BaseException as exc:
             self._report("protocol.connection_made() failed", exc)
         self._begun()
+        try:
+            if self.is_reading() and not self._reader_on:
+                self._read_again()
+        except OSError as exc:
+            if waiter is None or waiter.done():
+                self._step(Event.READ_ERROR, exc)
+            else:
+                waiter.set_exception(exc)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def _begun(self) -> None:
         self._mark = self._flow.high
-        if self._queue.size and self._state.writes:
+        if self._queue.size:
             self._flush()
             self._check_flow()
 
@@ -368,11 +391,12 @@ class BaseTransport(asyncio.BaseTransport):
         if self._rfd < 0 and self._wfd < 0 or self._state is State.LOSING:
             raise bad_descriptor("the transport has ended") from self._exception
         unread, unsent = self._unread(), self._queue.take()
+        if unsent:
+            self._wake("flushed", self._cut_off())
         self._remove_interest()
         file = self._let_go(Handle.release)
         self._step(Event.CLOSE)
-        if self._flow.producer is not None:  # close() would wait for it
-            self._step(Event.ABORT)
+        self._step(Event.FLUSHED)  # close() was called before, or would wait for a producer
         return Detached(file, unread, unsent)
 
     def _give_back(self) -> None:
@@ -402,11 +426,17 @@ class BaseTransport(asyncio.BaseTransport):
         self._maybe_flushed()
 
     def _maybe_flushed(self) -> None:
-        if self._state.flushing and not self._queue.size and self._flow.producer is None:
+        if not self._state.flushing or self._queue.size:
+            return
+        producer = self._flow.producer
+        # A transport that does not read any more has nothing to produce.
+        if producer is None or (isinstance(producer, BaseTransport) and not producer._state.reads):
             self._step(Event.FLUSHED)
 
     def _drop(self) -> None:
         self._remove_writer()
+        if self._queue.size:
+            self._wake("flushed", self._cut_off())
         self._queue.clear()
         self._mark = NEVER
         if self._state is State.WRITE_FAILED and self._flow.must_resume(0):
@@ -417,11 +447,12 @@ class BaseTransport(asyncio.BaseTransport):
         raise NotImplementedError
 
     def _schedule(self) -> None:
+        self._remove_interest()
         if self._loop.is_closed():
             self._state = State.CLOSED
             self._let_go(Handle.close)
             return
-        self._remove_interest()
+        self._tries = 0
         self._loop.call_soon(self._step, Event.TURN, context=self._context)
 
     def _tell_lost(self) -> None:
@@ -437,7 +468,8 @@ class BaseTransport(asyncio.BaseTransport):
             try:
                 self._let_go(Handle.close)
             except OSError as error:
-                if error.errno != errno.EBADF:  # closed behind our back: the loss has told it
+                # EBADF: closed behind our back, which the loss has told. EINTR: closed all the same.
+                if error.errno not in (errno.EBADF, errno.EINTR):
                     self._report("closing the descriptor failed", error)
             for kind in tuple(self._waiters or ()):
                 self._wake(kind)
@@ -449,11 +481,10 @@ class BaseTransport(asyncio.BaseTransport):
         """The last moment at which extra info can be worked out from the descriptor."""
 
     def _remove_interest(self) -> None:
-        self._remove_reader()
-        self._remove_writer()
-        if self._watched >= 0:
-            watched, self._watched = self._watched, -1
-            hangup_watch(self._loop).disarm(watched)
+        if not self._loop.is_closed():
+            self._remove_reader()
+            self._remove_writer()
+        self._unwatch()
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         """Close or release the descriptors; the numbers are not ours any more."""
@@ -500,7 +531,7 @@ class BaseTransport(asyncio.BaseTransport):
             if self._state is State.WRITE_FAILED:
                 self._drain()
             elif self._state.reads and not self._reader_on:
-                self._add_reader()
+                self._read_again()
         except OSError as exc:
             self._step(Event.READ_ERROR, exc)
 
@@ -510,7 +541,8 @@ class BaseTransport(asyncio.BaseTransport):
 
     def _readable_but_paused(self) -> None:
         self._remove_reader()
-        self._watch_quietly(self._rfd, reading=True)
+        if self._read_events is self._loop:
+            self._watch_quietly(self._rfd, reading=True)
 
     def pause_producing(self) -> None:
         """``pause_reading()``, under the name that makes a transport a push producer."""
@@ -615,9 +647,12 @@ class BaseTransport(asyncio.BaseTransport):
         while self._queue.size:
             await self._add_waiter("flushed")
         if self._close_reason in (CloseReason.ERROR, CloseReason.ABORT):
-            raise self._exception or ConnectionResetError(
-                errno.ECONNRESET, "the transport ended before everything was sent"
-            )
+            raise self._cut_off()
+
+    def _cut_off(self) -> BaseException:
+        return self._exception or ConnectionResetError(
+            errno.ECONNRESET, "the transport ended before everything was sent"
+        )
 
     def register_producer(self, producer: Producer, streaming: bool = True) -> None:
         """Make *producer* (an object with ``pause_producing``, ``resume_producing`` and
@@ -671,8 +706,8 @@ class BaseTransport(asyncio.BaseTransport):
 
     def _breathe(self, exc: OSError) -> None:
         """The kernel has no buffers. The poller would call at once and again: wait a little."""
-        self._breaths += 1
-        if self._breaths > BREATHS:
+        self._tries += 1
+        if self._tries > BREATHS:
             self._write_failed(exc)
             return
         if self._writer_on:
@@ -693,14 +728,16 @@ class BaseTransport(asyncio.BaseTransport):
         if state.ended:
             raise RuntimeError("Cannot call write() after write_eof()")
         if size:
-            self._lost_writes += 1
-            if self._lost_writes >= WARN_FROM_LOST_WRITE:
+            self._tries += 1
+            if self._tries >= WARN_FROM_LOST_WRITE:
                 _log.warning("write() on a transport that has ended: %r", self)
 
     # -- protocol -----------------------------------------------------------------------------
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes from now on to *protocol*; ``connection_made`` is not called on it."""
+        if self._state is State.CLOSED:
+            return
         self._offer_cork()
         self._set_protocol(protocol)
         if self._reader_on:
@@ -772,16 +809,17 @@ class BaseTransport(asyncio.BaseTransport):
         if self._waiters is None:
             self._waiters = {}
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.setdefault(kind, []).append(future)
+        waiting = [other for other in self._waiters.get(kind, ()) if not other.done()]  # or cancelled
+        self._waiters[kind] = [*waiting, future]
         if self._state is State.CLOSED:
             future.set_result(None)
         return future
 
-    def _wake(self, kind: str) -> None:
+    def _wake(self, kind: str, exc: BaseException | None = None) -> None:
         if self._waiters:
             for future in self._waiters.pop(kind, ()):
                 if not future.done():
-                    future.set_result(None)
+                    future.set_result(None) if exc is None else future.set_exception(exc)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -800,15 +838,19 @@ class BaseTransport(asyncio.BaseTransport):
         try:
             if self._state is State.CLOSED:
                 return
+        except AttributeError:
+            return  # its constructor failed before it had anything
+        try:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+        finally:
             self._state = State.CLOSED
-            if not self._loop.is_closed():
-                self._remove_interest()
-            self._let_go(Handle.close)
+            self._remove_interest()
+            try:
+                self._let_go(Handle.close)
+            except OSError:
+                pass  # somebody else closed the descriptor
             if self._server is not None:
                 _detach(self._server, self)
-        except (AttributeError, OSError):
-            pass  # half-built, or the descriptor was closed by somebody else
 
 
 _DO: dict[Action, Callable[[BaseTransport], None]] = {
@@ -822,29 +864,46 @@ _DO: dict[Action, Callable[[BaseTransport], None]] = {
 }
 
 
-def _adopt(file: FileLike | tuple[FileLike, FileLike]) -> tuple[Handle | None, Handle | None]:
-    """Take over one descriptor, or a read and a write one; all of it or nothing."""
+def _adopt(
+    file: FileLike | tuple[FileLike | None, FileLike | None],
+) -> tuple[Handle | None, Handle | None]:
+    """Take over one descriptor, or a read and a write one; all of it or nothing.
+
+    None in a pair leaves a direction out, also of a descriptor that has both.
+    """
     if not isinstance(file, tuple):
-        handle = Handle(file)
+        handle = _own(file)
         return (handle if handle.readable else None, handle if handle.writable else None)
     if len(file) != 2:
         raise TypeError(f"a pair is (read descriptor, write descriptor), not {file!r}")
-    if fileno_of(file[0]) == fileno_of(file[1]):
-        return _adopt(file[0])
-    reading = Handle(file[0])
-    writing = None
+    to_read, to_write = file
+    if to_read is None or to_write is None:
+        if to_read is to_write:
+            raise TypeError("a pair of no descriptors")
+    elif fileno_of(to_read) == fileno_of(to_write):
+        return _adopt(to_read)
+    reading = writing = None
     try:
-        writing = Handle(file[1])
-        if not reading.readable:
-            raise bad_descriptor(f"{file[0]!r} is write-only, and first in the pair (read, write)")
-        if not writing.writable:
-            raise bad_descriptor(f"{file[1]!r} is read-only, and second in the pair (read, write)")
+        if to_read is not None:
+            reading = _own(to_read)
+            if not reading.readable:
+                raise bad_descriptor(f"{to_read!r} is write-only, and is to be read")
+        if to_write is not None:
+            writing = _own(to_write)
+            if not writing.writable:
+                raise bad_descriptor(f"{to_write!r} is read-only, and is to be written to")
     except BaseException:
         if writing is not None:
             writing.release()
-        reading.release()
+        if reading is not None:
+            reading.release()
         raise
     return reading, writing
+
+
+def _own(file: FileLike) -> Handle:
+    """*file* taken over; a handle that an adapter has made is that already."""
+    return file if isinstance(file, Handle) else Handle(file)
 
 
 def _attach(server: Any, transport: BaseTransport) -> None:

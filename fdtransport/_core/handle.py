@@ -50,15 +50,16 @@ class Handle:
     Taking over makes the descriptor non-blocking. O_NONBLOCK belongs to the open file description
     (open(2)), which a parent process or a dup may share; it is put back on the way out.
 
-    ``readable`` and ``writable`` tell the access mode it was opened with.
+    ``readable`` and ``writable`` tell the access mode it was opened with. *keep_mode*: leave
+    O_NONBLOCK alone, for whoever sees to it otherwise that no call waits.
 
     :raises OSError: the descriptor is not open.
     :raises DescriptorInUseError: another handle owns the number.
     """
 
-    __slots__ = ("_was_blocking", "fd", "file", "readable", "writable")
+    __slots__ = ("_flags", "fd", "file")
 
-    def __init__(self, file: FileLike) -> None:
+    def __init__(self, file: FileLike, *, keep_mode: bool = False) -> None:
         self.fd = -1
         self.file = file
         fd = fileno_of(file)
@@ -68,16 +69,24 @@ class Handle:
             flags = syscalls.status_flags(fd)
         except OSError as exc:
             raise OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {file!r} is not open") from None
-        access = flags & os.O_ACCMODE
-        self.readable = access != os.O_WRONLY
-        self.writable = access != os.O_RDONLY
-        self._was_blocking = not flags & os.O_NONBLOCK
-        if self._was_blocking:
+        self._flags = flags | os.O_NONBLOCK if keep_mode else flags
+        if not self._flags & os.O_NONBLOCK:
             syscalls.set_blocking(fd, False)
         self.fd = fd
         if fd >= len(_owned):
             _owned.extend(bytes(fd + 1))
         _owned[fd] = 1
+
+    @property
+    def readable(self) -> bool:
+        return self._flags & os.O_ACCMODE != os.O_WRONLY
+
+    @property
+    def writable(self) -> bool:
+        return self._flags & os.O_ACCMODE != os.O_RDONLY
+
+    def fileno(self) -> int:
+        return self.fd
 
     def check_identity(self) -> None:
         """Raise EBADF when the file object was closed by somebody else (and the number maybe reused)."""
@@ -107,7 +116,7 @@ class Handle:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             _owned[fd] = 0
-            if self._was_blocking:
+            if not self._flags & os.O_NONBLOCK:
                 try:
                     syscalls.set_blocking(fd, True)
                 except OSError:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ..errors import COMMON, BufferLimitError, ErrnoTable, Meaning, UnpollableFileError, meaning
+from ..errors import COMMON, WRITING, BufferLimitError, ErrnoTable, Meaning, UnpollableFileError, meaning
 from . import syscalls
 from .base import BaseTransport
 from .flow import Flow
@@ -48,7 +48,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         errno.EMSGSIZE: Meaning.RECORD,
     }
     _WRITE_ERRORS: ClassVar[ErrnoTable] = {
-        **COMMON,
+        **WRITING,
         errno.ECONNREFUSED: Meaning.RECORD,
         errno.EMSGSIZE: Meaning.RECORD,
         errno.EINVAL: Meaning.RECORD,
@@ -234,7 +234,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                     self._write_failed(exc)
                     return
                 self._record_failed(exc)
-            self._breaths = 0
+            self._tries = 0
             if queue.size:  # error_received may have ended the transport
                 queue.pop()
         if queue.size:

@@ -66,13 +66,13 @@ class ByteQueue:
                 run_size += len(piece)
                 if run_size < OFFER_BYTES // 4:
                     continue
-                piece, run, run_size = b"".join(run), [], 0
+                piece, run, run_size = _join(run), [], 0
             elif run:
-                vector.append(b"".join(run))
+                vector.append(_join(run))
                 run, run_size = [], 0
             vector.append(piece)
         if run:
-            vector.append(b"".join(run))
+            vector.append(_join(run))
         pieces.extendleft(reversed(vector))
         return vector
 
@@ -98,6 +98,11 @@ class ByteQueue:
     def clear(self) -> None:
         self.pieces.clear()
         self.size = 0
+
+
+def _join(run: list[Buffer]) -> Buffer:
+    # Alone it is what is left of a piece that was partly taken: not to be copied at each offer.
+    return run[0] if len(run) == 1 else b"".join(run)
 
 
 class PacketQueue:

@@ -97,6 +97,9 @@ def in_memory(fd: int) -> bool:
     """
     try:
         position = syscalls.lseek(fd, 0, os.SEEK_CUR)
+    except OSError:
+        return True  # it has no position
+    try:
         syscalls.preadv(fd, [bytearray(1)], position, syscalls.RWF_NOWAIT)
     except BlockingIOError:
         syscalls.posix_fadvise(fd, position, 1 << 18, os.POSIX_FADV_WILLNEED)
@@ -134,10 +137,11 @@ class HangupWatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._epoll: Any = None
-        self._armed: dict[int, Callable[[], object]] = {}
+        # Weakly: what nobody holds any more shall be collected, and warn, though it is armed.
+        self._armed: dict[int, weakref.WeakMethod[Callable[[], object]]] = {}
 
     def arm(self, fd: int, callback: Callable[[], object], *, reading: bool) -> bool:
-        """Call *callback* once when the other side of *fd* has gone, or, when *reading*, has ended.
+        """Call *callback*, a bound method, once when the other side of *fd* has gone, or, when *reading*, has ended.
 
         False where the platform has no epoll. :raises OSError: as epoll_ctl(2); EPERM for a file
         that cannot be polled.
@@ -157,7 +161,7 @@ class HangupWatch:
         except OSError:
             self._close_if_idle()
             raise
-        self._armed[fd] = callback
+        self._armed[fd] = weakref.WeakMethod(callback)
         return True
 
     def disarm(self, fd: int) -> None:
@@ -172,7 +176,8 @@ class HangupWatch:
 
     def _ready(self) -> None:
         for fd, _events in self._epoll.poll(0, 64):
-            callback = self._armed.get(fd)
+            reference = self._armed.get(fd)
+            callback = reference() if reference is not None else None
             if callback is not None:
                 callback()
             if self._epoll is None:

@@ -70,7 +70,11 @@ class StreamTransport(BaseTransport, asyncio.Transport):
     :raises TypeError: *file* or *protocol* is of no use.
     """
 
-    __slots__ = ("_burst", "_cork", "_corked", "_direct")
+    __slots__ = ("_burst", "_cork", "_corked", "_direct", "_sys")
+
+    #: What moves the bytes: the module ``syscalls``, or an object of an adapter with the same functions
+    #: (a slot costs no time, unlike a class attribute).
+    _sys: Any
 
     _new_queue: ClassVar[Callable[[], ByteQueue]] = ByteQueue
 
@@ -78,6 +82,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         self._burst = 0
         self._cork = self._direct = CORK_AFTER
         self._corked = False
+        self._sys = syscalls
         super().__init__(*args, **kwargs)
 
     # -- what an adapter may override ---------------------------------------------------------
@@ -102,7 +107,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             handle, self._writing_handle, self._wfd = self._writing_handle, None, -1
             if handle is not None:
                 if self._watched == handle.fd:
-                    self._watch(-1, reading=False)
+                    self._unwatch()
                 handle.close()
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:  # the peer has gone: reading will tell
@@ -118,63 +123,65 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             return self._tell_ready
         return self._read
 
-    def _read(self) -> None:
+    # Both end in a call of themselves rather than in a loop: nearly always one read is all there is.
+
+    def _read(self, reads: int = READS) -> None:
         if self._paused:
             self._readable_but_paused()
             return
         self._burst = 0  # a request was read: its answer does not wait
-        for _ in range(READS):
-            try:
-                data = syscalls.read(self._rfd, READ_SIZE)
-            except OSError as exc:
-                self._read_failed(exc)
-                return
-            if not data:
-                self._read_nothing()
-                return
-            try:
-                self._protocol.data_received(data)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
-                return
-            if len(data) < READ_SIZE or not self._goes_on(StreamTransport._read):
-                return
+        try:
+            data = self._sys.read(self._rfd, READ_SIZE)
+        except OSError as exc:
+            self._read_failed(exc)
+            return
+        if not data:
+            self._read_nothing()
+            return
+        try:
+            self._protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
+            return
+        if len(data) == READ_SIZE and reads > 1 and self._goes_on(StreamTransport._read):
+            self._read(reads - 1)
 
-    def _read_into(self) -> None:
+    def _read_into(self, reads: int = READS) -> None:
         if self._paused:
             self._readable_but_paused()
             return
         self._burst = 0
-        for _ in range(READS):
-            try:
-                buffer = self._protocol.get_buffer(-1)
-                size = len(buffer)
-                if not size:
-                    raise RuntimeError("get_buffer() returned an empty buffer")
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
-                return
-            try:
-                count = syscalls.readv(self._rfd, [buffer])
-            except OSError as exc:
-                self._read_failed(exc)
-                return
-            if not count:
-                self._read_nothing()
-                return
-            try:
-                self._protocol.buffer_updated(count)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._callback_failed("Fatal error: protocol.buffer_updated() call failed.", exc)
-                return
-            if count < size or not self._goes_on(StreamTransport._read_into):
-                return
+        try:
+            buffer = self._protocol.get_buffer(-1)
+            size = memoryview(buffer).nbytes
+            if not size:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
+            return
+        if not self._state.reads:
+            return  # get_buffer() closed the transport
+        try:
+            count = self._sys.readv(self._rfd, [buffer])
+        except OSError as exc:
+            self._read_failed(exc)
+            return
+        if not count:
+            self._read_nothing()
+            return
+        try:
+            self._protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._callback_failed("Fatal error: protocol.buffer_updated() call failed.", exc)
+            return
+        if count == size and reads > 1 and self._goes_on(StreamTransport._read_into):
+            self._read_into(reads - 1)
 
     def _tell_ready(self) -> None:
         if self._paused:
@@ -209,7 +216,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             return None
         self._burst = 0
         try:
-            data = syscalls.read(self._rfd, size)
+            data: bytes = self._sys.read(self._rfd, size)
         except OSError as exc:
             self._read_failed(exc)
             return None
@@ -220,7 +227,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
     def readinto_now(self, buffer: bytearray | memoryview) -> int:
         """As ``read_now``, into *buffer*; 0 when there is nothing."""
-        return self._take(syscalls.readv, self._rfd, [buffer])
+        return self._take(self._sys.readv, self._rfd, [buffer])
 
     def splice_out(self, pipe: int, size: int) -> int:
         """Move up to *size* bytes from here into the write end of a pipe, without copying them.
@@ -229,7 +236,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
         :raises OSError: EINVAL, this descriptor cannot be spliced from (splice(2)).
         """
-        return self._take(syscalls.splice, self._rfd, pipe, size, None, None, syscalls.SPLICE_F_NONBLOCK)
+        return self._take(self._sys.splice, self._rfd, pipe, size, None, None, syscalls.SPLICE_F_NONBLOCK)
 
     def _take(self, call: Callable[..., int], *args: Any) -> int:
         if not self._state.reads:
@@ -257,13 +264,14 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         if not self._state.writes:
             return None
         try:
-            return syscalls.splice(pipe, self._wfd, size, None, None, syscalls.SPLICE_F_NONBLOCK)
+            moved: int = self._sys.splice(pipe, self._wfd, size, None, None, syscalls.SPLICE_F_NONBLOCK)
         except OSError as exc:
             if exc.errno == errno.EINVAL:
                 raise
             if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL:
                 self._write_failed(exc)
             return None
+        return moved
 
     def want_write(self) -> None:
         """Have ``protocol.write_ready()`` called once, when the kernel takes more and nothing is queued."""
@@ -274,7 +282,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
     def _read_failed(self, exc: OSError) -> None:
         verdict = meaning(exc, self._READ_ERRORS)
-        if verdict in (Meaning.AGAIN, Meaning.LATER):
+        if verdict is Meaning.AGAIN:
             if self._state is State.WRITE_FAILED:
                 self._step(Event.DRAINED)
             elif isinstance(self._read_events, Pump) and self._reader_on:
@@ -318,7 +326,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
     def _drain(self) -> None:
         # A write failed. Reading goes on until it would wait; while it is paused, the loss waits.
-        if not self._paused:
+        if not self._paused and self._state is State.WRITE_FAILED:
             self._remove_reader()
             self._read_the_rest()
 
@@ -368,7 +376,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         elif self._burst < self._direct or (size >= CORK_PIECE and self._direct):
             self._burst += 1
             try:
-                sent = syscalls.write(self._wfd, data)
+                sent = self._sys.write(self._wfd, data)
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
@@ -446,17 +454,17 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             offer = queue.offer()
             try:
                 if type(offer) is list:
-                    sent = syscalls.writev(self._wfd, offer)
+                    sent = self._sys.writev(self._wfd, offer)
                     size = sum(map(len, offer))
                 else:
-                    sent = syscalls.write(self._wfd, offer)
+                    sent = self._sys.write(self._wfd, offer)
                     size = len(offer)
             except BlockingIOError:
                 sent, size = 0, 1
             except OSError as exc:
                 self._write_raised(exc)
                 return
-            self._breaths = 0
+            self._tries = 0
             queue.advance(sent)
             if sent < size or not queue.size:
                 break

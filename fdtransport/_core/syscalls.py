@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import os
 import select
 import socket
@@ -50,8 +51,14 @@ close = os.close
 dup2 = os.dup2
 pipe: Callable[[int], tuple[int, int]] = getattr(os, "pipe2", _missing("pipe2"))
 
+# What is at a path.
+stat = os.stat
+mkfifo: Callable[..., None] = getattr(os, "mkfifo", _missing("mkfifo"))
+unlink = os.unlink
+
 # What a descriptor is.
 fstat = os.fstat
+isatty = os.isatty
 lseek = os.lseek
 get_blocking: Callable[[int], bool] = getattr(os, "get_blocking", _missing("get_blocking"))
 set_blocking: Callable[[int, bool], None] = getattr(os, "set_blocking", _missing("set_blocking"))
@@ -105,6 +112,59 @@ def bytes_readable(fd: int) -> int:
     answer = array.array("i", [0])
     ioctl(fd, termios.FIONREAD, answer)
     return answer[0]
+
+
+#: F_SETPIPE_SZ and F_GETPIPE_SZ of fcntl(2); Python's names for them are newer.
+_SETPIPE_SZ, _GETPIPE_SZ = 1031, 1032
+
+
+def set_pipe_size(fd: int, size: int) -> None:
+    """Ask for *size* bytes of room in the pipe *fd*; the kernel rounds up. F_SETPIPE_SZ of fcntl(2)."""
+    fcntl(fd, _SETPIPE_SZ, size)
+
+
+def pipe_size(fd: int) -> int:
+    """Bytes that the pipe *fd* holds at most: F_GETPIPE_SZ of fcntl(2)."""
+    return int(fcntl(fd, _GETPIPE_SZ))
+
+
+IN_OPEN = 0x20
+
+
+@functools.cache
+def _libc(name: str, *arguments: str) -> Callable[..., int]:
+    """The C library's function *name*, which Python's os has not, as one that raises OSError."""
+    import ctypes
+
+    try:
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library called None
+        return _missing(name)
+    function.argtypes = [getattr(ctypes, argument) for argument in arguments]
+
+    def call(*args: Any) -> int:
+        result = int(function(*args))
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
+
+    return call
+
+
+def inotify_init1(flags: int) -> int:
+    """A new inotify instance; *flags* are O_CLOEXEC and O_NONBLOCK of open(2). inotify_init(2)."""
+    return _libc("inotify_init1", "c_int")(flags)
+
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """Watch what is at *path* now for the events of *mask*; the number of the watch. inotify(7)."""
+    return _libc("inotify_add_watch", "c_int", "c_char_p", "c_uint32")(fd, path, mask)
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """End a watch. inotify_rm_watch(2)."""
+    _libc("inotify_rm_watch", "c_int", "c_int")(fd, watch)
 
 
 _KINDS = (

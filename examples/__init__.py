@@ -1,0 +1,1 @@
+"""Programs that run: ``python -m examples.NAME``, each with ``--help``."""

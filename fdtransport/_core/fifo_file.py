@@ -1,0 +1,127 @@
+"""The files of FIFOs: opened without waiting in the kernel, or not opened at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+
+from ..errors import EndpointError
+from . import syscalls
+
+__all__ = ["FLAGS", "Path", "opened_fifo"]
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# Windows has neither these nor FIFOs.
+FLAGS: int = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
+#: Seconds between two looks for a reader, at first and at most.
+PATIENCE, MOST_PATIENCE = 0.005, 0.1
+
+
+@contextlib.asynccontextmanager
+async def opened_fifo(
+    path: Path, mode: str, eof: str, create: int | None
+) -> AsyncIterator[tuple[int, None] | tuple[None, int]]:
+    """What a transport is made from; undone again when none is made."""
+    if mode not in ("r", "w"):
+        raise ValueError(f"mode must be 'r' or 'w', not {mode!r}")
+    if eof not in ("close", "event", "reopen"):
+        raise ValueError(f"eof must be 'close', 'event' or 'reopen', not {eof!r}")
+    name = os.fspath(path)
+    made = None if create is None else _make(name, create)
+    fd = -1
+    try:
+        if mode == "w":
+            fd = await _open_for_writing(name)
+            yield None, fd
+        else:
+            fd = _open(name, os.O_RDWR if eof == "reopen" else os.O_RDONLY)
+            yield fd, None
+    except BaseException:
+        if fd >= 0:
+            syscalls.close(fd)
+        with contextlib.suppress(OSError):
+            if made is not None and os.path.samestat(made, syscalls.stat(name)):
+                syscalls.unlink(name)
+        raise
+
+
+def _make(path: str | bytes, mode: int) -> os.stat_result | None:
+    try:
+        syscalls.mkfifo(path, mode)
+    except FileExistsError:
+        return None
+    return syscalls.stat(path)
+
+
+def _open(path: str | bytes, access: int) -> int:
+    _check(path, syscalls.stat(path))  # first: opening a device can do something
+    fd = syscalls.open(path, access | FLAGS)
+    try:
+        _check(path, syscalls.fstat(fd))
+    except BaseException:
+        syscalls.close(fd)
+        raise
+    return fd
+
+
+def _check(path: str | bytes, found: os.stat_result) -> None:
+    if not stat.S_ISFIFO(found.st_mode):
+        raise EndpointError(f"{path!r} is {syscalls.kind(found.st_mode)}, not a FIFO")
+
+
+def _try_to_open(path: str | bytes) -> int | None:
+    """The FIFO, opened for writing; None while nobody reads it."""
+    try:
+        return _open(path, os.O_WRONLY)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return None
+
+
+async def _open_for_writing(path: str | bytes) -> int:
+    fd = _try_to_open(path)
+    if fd is not None:
+        return fd
+    patience = PATIENCE
+    with _openings(path) as opened:
+        while True:
+            opened.clear()
+            fd = _try_to_open(path)  # only now that it is watched: none can slip through in between
+            if fd is not None:
+                return fd
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await opened.wait()
+            patience = min(patience * 2, MOST_PATIENCE)
+
+
+@contextlib.contextmanager
+def _openings(path: str | bytes) -> Iterator[asyncio.Event]:
+    """An event that is set each time somebody has opened the file at *path*, where inotify tells."""
+    opened = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        with contextlib.suppress(BlockingIOError):
+            syscalls.read(watch, 4096)
+        opened.set()
+
+    try:
+        watch = syscalls.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield opened  # not here, or no more instances for this user
+        return
+    try:
+        with contextlib.suppress(OSError):
+            syscalls.inotify_add_watch(watch, os.fsencode(path), syscalls.IN_OPEN)
+            loop.add_reader(watch, tell)
+        yield opened
+    finally:
+        loop.remove_reader(watch)
+        syscalls.close(watch)
