@@ -78,7 +78,10 @@ async def by_stdio() -> Lane:
     child = await asyncio.create_subprocess_exec(*command, stdin=into[0], stdout=out_of[1])
     os.close(into[0])
     os.close(out_of[1])
-    yield await fdtransport.open_fd((out_of[0], into[1]))
+    reader, writer = await fdtransport.open_fd((out_of[0], into[1]))
+    writer.write(b"?")  # its answer tells that the child has started, which is not to be timed
+    await reader.readexactly(1)
+    yield reader, writer
     await child.wait()
 
 

@@ -13,7 +13,23 @@ from .errors import (
     UnpollableFileError,
 )
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
+from .fifo import FifoTransport, connect_fifo, open_fifo
 from .packets import PacketStream
+from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
+from .relay import Relay, RelayResult, relay
+from .sockets import (
+    Server,
+    SocketTransport,
+    create_connection,
+    create_server,
+    create_unix_connection,
+    create_unix_server,
+    open_connection,
+    open_unix_connection,
+    start_server,
+    start_unix_server,
+)
+from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 
 __all__ = [
@@ -22,15 +38,39 @@ __all__ = [
     "DescriptorInUseError",
     "Detached",
     "EndpointError",
+    "FifoTransport",
+    "PacketPipeTransport",
     "PacketStream",
     "PacketTransport",
+    "PipeTransport",
     "Producer",
+    "Relay",
+    "RelayResult",
+    "Server",
+    "SocketTransport",
+    "StdioTransport",
     "StreamReader",
     "StreamTransport",
     "TransportError",
     "UnpollableFileError",
     "connect_fd",
+    "connect_fifo",
     "connect_packet_fd",
+    "connect_read_pipe",
+    "connect_stdio",
+    "connect_write_pipe",
+    "create_connection",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "open_connection",
     "open_fd",
+    "open_fifo",
     "open_packet_fd",
+    "open_pipe",
+    "open_stdio",
+    "open_unix_connection",
+    "relay",
+    "start_server",
+    "start_unix_server",
 ]

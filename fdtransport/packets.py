@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
+from ._core.lifecycle import CloseReason
 from ._core.opening import open_transport
 from ._core.packet import PacketTransport
 from ._core.stream import BytesLike
@@ -29,12 +31,12 @@ class PacketStream(asyncio.DatagramProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
-        self._limit = limit  # records that wait here; then the kernel's queue holds them
+        self._limit = limit  # from so many records that wait here on, the kernel's queue holds them
         self._received: deque[tuple[bytes, Any]] = deque()
-        self._errors: deque[Exception] = deque()
+        self._errors: deque[Exception] = deque(maxlen=limit)  # nobody may ask for them
         self._lost: BaseException | bool = False
         self._reader: asyncio.Future[None] | None = None
-        self._writers: deque[asyncio.Future[None]] = deque()
+        self._writers: set[asyncio.Future[None]] = set()
         self._paused = False
 
     # -- protocol -----------------------------------------------------------------------------
@@ -62,8 +64,7 @@ class PacketStream(asyncio.DatagramProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        while self._writers:
-            writer = self._writers.popleft()
+        for writer in self._writers:
             if not writer.done():
                 writer.set_result(None)
 
@@ -77,7 +78,7 @@ class PacketStream(asyncio.DatagramProtocol):
     async def recv(self) -> bytes:
         """The next record. Cancelling is safe.
 
-        :raises EOFError: the other side has ended and every record was given out.
+        :raises EOFError: the other side has ended and every record was given out; a write-only descriptor.
         :raises OSError: an error that concerned one record, told once; or the loss.
         """
         return (await self.recv_from())[0]
@@ -85,42 +86,58 @@ class PacketStream(asyncio.DatagramProtocol):
     async def recv_from(self) -> tuple[bytes, Any]:
         """The next record and the address that it came from; otherwise as ``recv``."""
         while not self._received:
-            if self._errors:
-                raise self._errors.popleft()
+            self._raise_error()
             if isinstance(self._lost, BaseException):
                 raise self._lost
             if self._lost:
                 raise EOFError("no more records")
             if self._reader is not None:
                 raise RuntimeError("recv() called while another coroutine is already waiting")
-            self.transport.resume_reading()
-            self._reader = self._loop.create_future()
             try:
-                await self._reader
+                self.transport.resume_reading()
+            except NotImplementedError:
+                raise EOFError("the descriptor is write-only") from None
+            reader = self._reader = self._loop.create_future()
+            try:
+                await reader
             finally:
-                self._reader = None
+                if self._reader is reader:  # not that of the next caller
+                    self._reader = None
         return self._received.popleft()
 
     async def send(self, data: BytesLike, addr: Any = None) -> None:
         """Send one record, and wait while too much is queued. Cancelling is safe: it is queued.
 
-        :raises OSError: an error that concerned an earlier record, told once; or the loss.
+        :raises OSError: an error of this record; an error of an earlier one, told once, and then this
+            one was not sent; the loss.
         """
-        if self._errors:
-            raise self._errors.popleft()
+        self._raise_error()
         self.transport.sendto(data, addr)
+        self._raise_error()
         await self.drain()
 
+    def _raise_error(self) -> None:
+        if self._errors:
+            raise self._errors.popleft()
+
     async def drain(self) -> None:
-        """Wait while more is queued than the high water mark. Cancelling is safe."""
+        """Wait while more is queued than the high water mark. Cancelling is safe.
+
+        :raises OSError: what is queued will not be sent any more: the loss.
+        """
+        if self.transport.is_closing():
+            await asyncio.sleep(0)  # connection_lost() may be on its way
         if self._paused and not self._lost:
             writer = self._loop.create_future()
-            self._writers.append(writer)
-            await writer
+            self._writers.add(writer)
+            try:
+                await writer
+            finally:
+                self._writers.discard(writer)
         if isinstance(self._lost, BaseException):
             raise self._lost
-        if self._lost:
-            raise ConnectionResetError("Connection lost")
+        if self._lost or self.transport.close_reason in (CloseReason.ERROR, CloseReason.ABORT):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection lost")
 
     def close(self) -> None:
         """Send what is queued, then end."""
@@ -136,19 +153,22 @@ class PacketStream(asyncio.DatagramProtocol):
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                data = await self.recv()
-            except EOFError:
-                return
-            yield data
+    def __aiter__(self) -> PacketStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.recv()
+        except EOFError:
+            raise StopAsyncIteration from None
 
 
 async def open_packets(
     make: Callable[..., PacketTransport], file: Any, *, limit: int = 256, **options: Any
 ) -> PacketStream:
-    """As ``open_transport``, for a `PacketStream` that holds up to *limit* records."""
+    """As ``open_transport``, for a `PacketStream` that reads on until *limit* records wait."""
+    if limit < 1:
+        raise ValueError(f"limit ({limit!r}) must be at least 1 record")
     loop = asyncio.get_running_loop()
     _, stream = await open_transport(make, lambda: PacketStream(loop, limit), file, **options)
     return stream

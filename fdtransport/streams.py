@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ._core import syscalls
 from ._core.opening import open_transport
 from ._core.stream import READ_SIZE, StreamTransport
 
@@ -39,6 +40,7 @@ class StreamReader(asyncio.StreamReader):
     _exception: BaseException | None
     _limit: int
     _loop: asyncio.AbstractEventLoop
+    _paused: bool
     _waiter: asyncio.Future[None] | None
 
     def __init__(self, limit: int = DEFAULT_LIMIT, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -46,8 +48,11 @@ class StreamReader(asyncio.StreamReader):
         self._direct: StreamTransport | None = None
         self._ahead = b""  # one piece read ahead; empty when _buffer is not, or at the end
         self._more = True  # whether the kernel is thought to have more
+        self._held = False  # whether reading is paused because nobody reads
+        self._left: int | None = None  # after a failed write: bytes still to be fetched
         self._reads = 0
         self._error_after_buffer: BaseException | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
     def set_transport(self, transport: asyncio.BaseTransport) -> None:
         super().set_transport(transport)
@@ -58,43 +63,95 @@ class StreamReader(asyncio.StreamReader):
 
     # -- from the protocol --------------------------------------------------------------------
 
-    def read_ready(self) -> None:
+    def read_ready(self, transport: StreamTransport) -> None:
         """The loop says that there is something."""
-        transport = self._direct
-        assert transport is not None
+        self._direct = transport
         if transport.is_closing():
-            self.read_the_rest()  # a write failed: what is here must be fetched before the loss
+            self._fetch_the_last(transport)
         elif self._waiter is not None:
             data = transport.read_now(READ_SIZE)
             if data:
                 self._more = len(data) == READ_SIZE
                 self._buffer += data
                 self._wake()
-        elif self._ahead or self._buffer:
-            # Nobody reads. The kernel holds the rest; the hang-up watch looks after the end.
-            self._more = True
-            transport.pause_reading()
-            transport.read_paused()
-        else:
+        elif not (self._ahead or self._buffer or self._eof):
             data = transport.read_now(READ_SIZE)
             if data:
                 self._more = len(data) == READ_SIZE
                 self._ahead = data
+        elif transport.hung_up:
+            self.peer_gone()
+        else:
+            # Nobody reads. The kernel holds the rest; the hang-up watch looks after the end.
+            self._more = self._held = True
+            transport.pause_reading()
+            transport.read_paused()
 
-    def read_the_rest(self) -> None:
-        """The other side has gone: fetch what it left, so that its end is noticed though nobody reads.
+    def peer_gone(self) -> None:
+        """Fetch what the other side left, so that its end is noticed though nobody reads.
 
         As with asyncio, what is over twice the limit stays where it is until somebody reads.
         """
         transport = self._direct
+        assert transport is not None
+        if transport.is_closing():
+            self._held = False
+            transport.resume_reading()  # a write failed: the loss waits for what is here
+            return
         self._merge()
-        while transport is not None and (len(self._buffer) <= 2 * self._limit or transport.is_closing()):
+        for _ in range(READS_PER_TURN):
+            if len(self._buffer) > 2 * self._limit:
+                self._paused = True  # _maybe_resume_transport() looks at it
+                transport.pause_reading()
+                break
             data = transport.read_now(READ_SIZE)
             if not data:
                 break
             self._buffer += data
+        if not self._paused:
+            self._held = False
+            transport.resume_reading()
         if self._buffer:
             self._wake()
+
+    def _fetch_the_last(self, transport: StreamTransport) -> None:
+        """A write failed: what is here now must be fetched before the loss, however much it is."""
+        self._merge()
+        if self._left is None:
+            try:
+                self._left = syscalls.bytes_readable(transport.fileno())
+            except OSError:
+                self._left = 0  # it cannot tell: one piece
+        for _ in range(READS_PER_TURN):
+            data = transport.read_now(READ_SIZE)
+            if not data:
+                break
+            self._buffer += data
+            self._left -= len(data)
+            if self._left <= 0:
+                transport.abort()  # the loss tells the failed write's error
+                break
+        if self._buffer:
+            self._wake()
+
+    def replaced(self) -> None:
+        """Another protocol reads from now on: what it has for this reader, it feeds."""
+        transport, self._direct = self._direct, None
+        self._merge()
+        if transport is not None and self._held:
+            self._held = False
+            transport.resume_reading()
+
+    def take_unread(self) -> bytes:
+        """Give up what was read and not given out."""
+        self._merge()
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+    def feed_data(self, data: Any) -> None:
+        self._merge()
+        super().feed_data(data)
 
     def feed_eof(self) -> None:
         self._merge()
@@ -135,12 +192,16 @@ class StreamReader(asyncio.StreamReader):
 
         :raises OSError: the connection was lost with an error, and everything before was read.
         """
-        if n < 0 or self._direct is None:
+        if self._direct is None:
             return await super().read(n)
         if self._exception is not None:
             raise self._exception
         if n == 0:
             return b""
+        if n < 0:
+            while not self._eof:
+                await self._wait_for_data("read")
+            return self.take_unread()
         if not self._buffer and not self._eof:
             data = self._ahead
             if data:
@@ -167,6 +228,7 @@ class StreamReader(asyncio.StreamReader):
                 await self._wait_for_data("read")
         data = bytes(memoryview(self._buffer)[:n])
         del self._buffer[:n]
+        self._maybe_resume_transport()
         return data
 
     async def _wait_for_data(self, func_name: str) -> None:
@@ -178,8 +240,9 @@ class StreamReader(asyncio.StreamReader):
             raise RuntimeError(
                 f"{func_name}() called while another coroutine is already waiting for incoming data"
             )
-        if self._error_after_buffer is not None:
-            raise self._error_after_buffer
+        error = self.exception()
+        if error is not None:
+            raise error
         if self._ahead:
             self._merge()
             return
@@ -197,31 +260,55 @@ class StreamReader(asyncio.StreamReader):
             if self._eof:
                 return
         self._reads = 0
+        self._held = self._paused = False
         self._direct.resume_reading()
-        self._waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
+            if self._waiter is waiter:  # not that of the next reader
+                self._waiter = None
 
     def _maybe_resume_transport(self) -> None:
-        # Reading resumes when somebody waits, not when the buffer has room.
-        if self._direct is None:
-            super()._maybe_resume_transport()  # type: ignore[misc]
+        """asyncio's own reading methods call this when they have taken something from the buffer."""
+        super()._maybe_resume_transport()  # type: ignore[misc]
+        if self._error_after_buffer is not None and not self._buffer:
+            self._exception = self._error_after_buffer
 
 
 class StreamReaderProtocol(asyncio.StreamReaderProtocol):
     """Between a transport and a `StreamReader`; also a protocol that asyncio's TLS can drive."""
 
+    _transport: StreamTransport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        super().connection_lost(exc)
+        if reader is not None:
+            reader._writer = None  # it cannot end anything any more
+
     def read_ready(self) -> None:
         reader = self._stream_reader  # type: ignore[attr-defined]
         if reader is not None:
-            reader.read_ready()
+            reader.read_ready(self._transport)
+        else:
+            self._transport.read_now(READ_SIZE)  # for nobody: dropped, as asyncio does
 
     def peer_gone(self) -> None:
         reader = self._stream_reader  # type: ignore[attr-defined]
         if reader is not None:
-            reader.read_the_rest()
+            reader.peer_gone()
+
+    def replaced(self) -> None:
+        """Another protocol has been set in place of this one."""
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        if reader is not None:
+            reader.replaced()
+
+    def take_unread(self) -> bytes:
+        """What was read and not given out; for ``detach()``."""
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        return b"" if reader is None else reader.take_unread()
 
 
 def stream_protocol(
@@ -242,7 +329,11 @@ def stream_writer(
     reader: StreamReader,
     loop: asyncio.AbstractEventLoop,
 ) -> asyncio.StreamWriter:
-    return asyncio.StreamWriter(transport, protocol, reader, loop)
+    """The writer to *reader*'s other direction. Whoever holds one of them holds both."""
+    # asyncio's writer closes the transport when it is collected; one that was never asked for (of
+    # a descriptor that can only be read, say) must not end the reading by that.
+    reader._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader._writer
 
 
 async def open_streams(

@@ -7,6 +7,7 @@ runs out of descriptors, when a factory raises and when everything is over is de
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import socket
 import warnings
@@ -15,6 +16,7 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import syscalls
 from .handle import Handle
 
 __all__ = ["Server"]
@@ -25,7 +27,7 @@ ACCEPTS = 64
 RETRY, REPORT = 0.1, 1.0
 
 #: The system is short of something. The connection waits in the backlog, and the poller would call at once.
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 #: One connection is gone, or forbidden (netfilter), or brings its network's error along: see accept(2).
 _ONE_LESS = frozenset(
     getattr(errno, name)
@@ -35,11 +37,6 @@ _ONE_LESS = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
-
-
-def accept_from(sock: socket.socket) -> tuple[int, Any]:
-    """accept4(2): the descriptor of the next connection, close-on-exec, and the peer's address."""
-    return sock._accept()  # type: ignore[attr-defined,no-any-return]
 
 
 class Server(asyncio.AbstractServer):
@@ -116,9 +113,14 @@ class Server(asyncio.AbstractServer):
         if not self._serving:
             for listener in self._listeners:
                 listener.sock.listen(self._backlog)
+            try:
+                for listener in self._listeners:
+                    listener.start()
+            except BaseException:
+                for listener in self._listeners:
+                    listener.stop()
+                raise
             self._serving = True
-            for listener in self._listeners:
-                listener.start()
 
     async def serve_forever(self) -> None:
         """Accept until this is cancelled, then close, and return when the last connection is gone.
@@ -150,7 +152,10 @@ class Server(asyncio.AbstractServer):
                 self._on_close()
         finally:
             for listener in listeners:
-                listener.close()
+                try:
+                    listener.close()
+                except OSError as exc:
+                    self._report("closing a listening socket failed", exc)
             if self._forever is not None:
                 self._forever.cancel()
             self._wake()
@@ -173,7 +178,8 @@ class Server(asyncio.AbstractServer):
             transport.abort()
 
     def _open_clients(self) -> list[Any]:
-        found = [reference() for reference in self._clients]
+        # The set shrinks by itself whenever a transport is collected.
+        found = [reference() for reference in list(self._clients)]
         return [transport for transport in found if transport is not None]
 
     async def wait_closed(self) -> None:
@@ -250,9 +256,15 @@ class _Listener:
         self._retry: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._retry = None
-        self._polling = True
         self._server.get_loop().add_reader(self._handle.fd, self.accept)
+        self._polling = True
+
+    def _start_again(self) -> None:
+        self._retry = None
+        try:
+            self.start()
+        except OSError as exc:
+            self._fail(exc)
 
     def stop(self) -> None:
         if self._retry is not None:
@@ -280,7 +292,7 @@ class _Listener:
         server, sock, kind = self._server, self.sock, self._kind
         for count in range(budget):
             try:
-                fd, address = accept_from(sock)
+                fd, address = syscalls.accept(sock)
             except BlockingIOError:
                 self._budget = max(1, count)
                 return
@@ -291,7 +303,8 @@ class _Listener:
                 return
             connection = socket.socket(*kind, fileno=fd)
             connection.setblocking(False)
-            server._welcome(connection, address)
+            # A context of its own, so that what one factory sets is not there for the next one.
+            contextvars.copy_context().run(server._welcome, connection, address)
             if not self._polling:
                 return  # closed by the factory, or by a callback
         self._budget = min(2 * budget, ACCEPTS)
@@ -300,7 +313,7 @@ class _Listener:
         exc.__traceback__ = None
         self.stop()
         if exc.errno in _SHORT:
-            self._retry = self._server.get_loop().call_later(RETRY, self.start)
+            self._retry = self._server.get_loop().call_later(RETRY, self._start_again)
             self._server._report_shortage(exc, self.sock)
         else:
             message = "accepting failed; no more connections are accepted from this socket"

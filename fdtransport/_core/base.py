@@ -318,6 +318,7 @@ class BaseTransport(asyncio.BaseTransport):
             waiter.set_result(None)
 
     def _begun(self) -> None:
+        self._queue.grant(0)
         self._mark = self._flow.high
         if self._queue.size:
             self._flush()
@@ -328,6 +329,7 @@ class BaseTransport(asyncio.BaseTransport):
         new, actions = TABLE[old][event]
         if new is not old:
             self._state = new
+            self._queue.grant(0)  # write() is to look at the state again
             self._close_reason = reason_of(event, old, new, self._close_reason)
             if exc is not None and self._exception is None:
                 self._exception = exc
@@ -408,7 +410,9 @@ class BaseTransport(asyncio.BaseTransport):
             self._step(Event.ABORT)
 
     def _unread(self) -> bytes:
-        return b""
+        take = getattr(self._protocol, "take_unread", None)  # one that does its own reading
+        unread: bytes = take() if take is not None else b""
+        return unread
 
     def _force_close(self, exc: BaseException | None) -> None:
         """What asyncio's TLS calls on the transport below it."""
@@ -597,6 +601,7 @@ class BaseTransport(asyncio.BaseTransport):
         flow.set_limits(high, low, hard)
         if self._mark != NEVER or flow.paused:
             self._mark = flow.high
+            self._queue.grant(0)
             self._offer_cork()
             self._check_flow()
 
@@ -739,6 +744,9 @@ class BaseTransport(asyncio.BaseTransport):
         if self._state is State.CLOSED:
             return
         self._offer_cork()
+        replaced = getattr(self._protocol, "replaced", None)  # one that does its own reading
+        if replaced is not None:
+            replaced()
         self._set_protocol(protocol)
         if self._reader_on:
             self._add_reader()

@@ -53,8 +53,10 @@ class Loan:
 
     def end(self) -> None:
         atexit.unregister(self.end)
-        self.handle.close()
-        self.claim.close()
+        try:
+            self.handle.close()
+        finally:
+            self.claim.close()
 
 
 def borrow(file: FileLike, *, to_read: bool) -> Loan:
@@ -72,9 +74,9 @@ def borrow(file: FileLike, *, to_read: bool) -> Loan:
             return Loan(claim, claim)
         if stat.S_ISSOCK(mode):
             return Loan(claim, claim, stays_blocking=syscalls.get_blocking(claim.fd))
-        fd = _open_anew(claim.fd, mode, to_read)
-        if fd is not None:
-            return Loan(claim, Handle(fd))
+        fresh = _open_anew(claim.fd, mode, to_read)
+        if fresh is not None:
+            return Loan(claim, fresh)
         claim.release()
         claim = Claim(file)
         loan = Loan(claim, claim)
@@ -104,8 +106,8 @@ def _pollable(fd: int, mode: int) -> bool:
     return True
 
 
-def _open_anew(fd: int, mode: int, to_read: bool) -> int | None:
-    """Another description of the same pipe or terminal, non-blocking; None where there is none to have."""
+def _open_anew(fd: int, mode: int, to_read: bool) -> Handle | None:
+    """The same pipe or terminal under a description of its own; None where there is none to have."""
     if not stat.S_ISFIFO(mode):
         device = syscalls.fstat(fd).st_rdev
         if not syscalls.isatty(fd) or (os.major(device), os.minor(device)) == _MASTER:
@@ -115,11 +117,15 @@ def _open_anew(fd: int, mode: int, to_read: bool) -> int | None:
         fresh = syscalls.open(f"/proc/self/fd/{fd}", flags)
     except OSError:
         return None
-    if to_read and _has_hung_up(fd) and not _has_hung_up(fresh):
-        # A FIFO whose writers have all left: opened now, it would wait for the next one (fifo(7)).
+    try:
+        # A FIFO whose writers have all left waits for the next one when it is opened now (fifo(7)).
+        if not to_read or not _has_hung_up(fd) or _has_hung_up(fresh):
+            return Handle(fresh)
+    except BaseException:
         syscalls.close(fresh)
-        return None
-    return fresh
+        raise
+    syscalls.close(fresh)
+    return None
 
 
 def _has_hung_up(fd: int) -> bool:

@@ -32,9 +32,11 @@ async def opened_fifo(
     if eof not in ("close", "event", "reopen"):
         raise ValueError(f"eof must be 'close', 'event' or 'reopen', not {eof!r}")
     name = os.fspath(path)
-    made = None if create is None else _make(name, create)
-    fd = -1
+    made = create is not None and _make(name, create)
+    identity, fd = None, -1
     try:
+        if made:
+            identity = syscalls.stat(name)
         if mode == "w":
             fd = await _open_for_writing(name)
             yield None, fd
@@ -45,17 +47,17 @@ async def opened_fifo(
         if fd >= 0:
             syscalls.close(fd)
         with contextlib.suppress(OSError):
-            if made is not None and os.path.samestat(made, syscalls.stat(name)):
+            if made and (identity is None or os.path.samestat(identity, syscalls.stat(name))):
                 syscalls.unlink(name)
         raise
 
 
-def _make(path: str | bytes, mode: int) -> os.stat_result | None:
+def _make(path: str | bytes, mode: int) -> bool:
     try:
         syscalls.mkfifo(path, mode)
     except FileExistsError:
-        return None
-    return syscalls.stat(path)
+        return False
+    return True
 
 
 def _open(path: str | bytes, access: int) -> int:
@@ -108,8 +110,12 @@ def _openings(path: str | bytes) -> Iterator[asyncio.Event]:
     loop = asyncio.get_running_loop()
 
     def tell() -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             syscalls.read(watch, 4096)
+        except BlockingIOError:
+            pass
+        except OSError:
+            loop.remove_reader(watch)  # it would be called for ever; the timer goes on
         opened.set()
 
     try:
@@ -124,4 +130,5 @@ def _openings(path: str | bytes) -> Iterator[asyncio.Event]:
         yield opened
     finally:
         loop.remove_reader(watch)
-        syscalls.close(watch)
+        with contextlib.suppress(OSError):
+            syscalls.close(watch)

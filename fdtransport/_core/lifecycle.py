@@ -43,6 +43,8 @@ class CloseReason(Enum):
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # Enum has one that is a Python function; the table is looked up often
+
     # reads, writes: data may still pass; flushing: the queue's last byte moves the life on;
     # closing: what is_closing() answers; ended: write() raises because of write_eof().
     OPEN = auto(), "reads writes"
@@ -69,6 +71,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__  # Enum has one that is a Python function; the table is looked up often
+
     EOF_KEEP = auto()  # end of file, and eof_received() was true
     EOF_CLOSE = auto()  # end of file, and eof_received() was not
     WRITE_EOF = auto()  # write_eof() was called
@@ -83,6 +87,8 @@ class Event(Enum):
 
 
 class Action(Enum):
+    __hash__ = object.__hash__  # Enum has one that is a Python function; the table is looked up often
+
     STOP_READING = auto()
     FLUSH = auto()  # offer the queue to the kernel; FLUSHED follows when it is empty
     END_WRITING = auto()  # shut the write side down

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import operator
+import os
 import stat
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..errors import COMMON, WRITING, BufferLimitError, ErrnoTable, Meaning, UnpollableFileError, meaning
 from . import syscalls
-from .base import BaseTransport
+from .base import BaseTransport, Detached
 from .flow import Flow
-from .lifecycle import Event
+from .lifecycle import Event, State
 from .queues import PacketQueue
+from .readiness import Pump, forgets_after_error
 from .stream import BytesLike, as_buffer
 
 __all__ = ["PacketTransport"]
@@ -25,6 +28,14 @@ __all__ = ["PacketTransport"]
 RECORDS, RECORD_BYTES = 64, 256 * 1024
 #: What the queue holds at most unless told otherwise; a datagram protocol need not know of pauses.
 HARD_LIMIT = 4 * 1024 * 1024
+
+# What concerns one record: the network's answer to an earlier one (ip(7), udp(7)); a firewall's or a
+# socket's to this one, whose peer may have gone.
+_ANSWERS = (
+    errno.EACCES, errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EMSGSIZE, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPROTO,
+)  # fmt: skip
+_REFUSALS = (*_ANSWERS, errno.EDESTADDRREQ, errno.EINVAL, errno.ENOTCONN, errno.EPERM)
 
 
 class PacketTransport(BaseTransport, asyncio.DatagramTransport):
@@ -40,19 +51,9 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
 
-    # The queue of the kernel overran (netlink(7)), or an earlier record was refused (udp(7)).
-    _READ_ERRORS: ClassVar[ErrnoTable] = {
-        **COMMON,
-        errno.ENOBUFS: Meaning.RECORD,
-        errno.ECONNREFUSED: Meaning.RECORD,
-        errno.EMSGSIZE: Meaning.RECORD,
-    }
-    _WRITE_ERRORS: ClassVar[ErrnoTable] = {
-        **WRITING,
-        errno.ECONNREFUSED: Meaning.RECORD,
-        errno.EMSGSIZE: Meaning.RECORD,
-        errno.EINVAL: Meaning.RECORD,
-    }
+    # ENOBUFS: the queue of the kernel overran (netlink(7)).
+    _READ_ERRORS: ClassVar[ErrnoTable] = {**COMMON, **dict.fromkeys((*_ANSWERS, errno.ENOBUFS), Meaning.RECORD)}
+    _WRITE_ERRORS: ClassVar[ErrnoTable] = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         *,
         max_size: int = 64 * 1024,
     ) -> None:
-        if max_size < 1:
+        if operator.index(max_size) < 1:
             raise ValueError(f"max_size ({max_size!r}) must be at least 1 byte")
         self._max_size = max_size
         #: Records that the hard limit of the queue refused; each was told to ``error_received``.
@@ -80,7 +81,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         """One record to the kernel."""
-        syscalls.write(self._wfd, data)
+        if syscalls.write(self._wfd, data) < len(data):
+            raise OSError(errno.EMSGSIZE, f"{os.strerror(errno.EMSGSIZE)}: a part of the record was sent")
 
     def _is_end(self) -> bool:
         """Whether an empty read means the end, and not an empty record."""
@@ -109,12 +111,14 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 data, addr = self._receive()
             except OSError as exc:
                 self._deliver(batch)
-                self._read_failed(exc)
+                if self._state.reads:
+                    self._read_failed(exc)
                 return
             if not data and self._is_end():
                 self._deliver(batch)
-                self._note_hangup()
-                self._step(Event.EOF_CLOSE)
+                if not self._paused:
+                    self._note_hangup()
+                    self._step(Event.EOF_CLOSE)
                 return
             if batch is not None:
                 batch.append((data, addr))
@@ -142,25 +146,60 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _read_failed(self, exc: OSError) -> None:
         verdict = meaning(exc, self._READ_ERRORS)
-        if verdict is Meaning.RECORD:
-            self._record_failed(exc)
-        elif verdict is Meaning.END:
+        if verdict is Meaning.END:
             self._note_hangup()
             self._step(Event.EOF_CLOSE)
         elif verdict is Meaning.FATAL:
             exc.__traceback__ = None
             self._note_hangup()
-            self._step(Event.READ_ERROR, exc)
+            # The kernel tells a reset before the records that came earlier: those are still there.
+            self._step(Event.WRITE_ERROR if self._state is State.OPEN else Event.READ_ERROR, exc)
+        else:
+            if verdict is Meaning.RECORD:
+                self._refused(exc)
+            if self._state is State.WRITE_FAILED:
+                self._step(Event.DRAINED)
 
-    def _record_failed(self, exc: OSError) -> None:
+    def _refused(self, exc: OSError) -> None:
+        """The kernel told an error that concerns one record."""
+        self._ask_anew()
+        self._tell(exc)
+
+    def _tell(self, exc: OSError) -> None:
         exc.__traceback__ = None
         self._guard("protocol.error_received() failed", self._protocol.error_received, exc)
 
-    def _drain(self) -> None:
-        # Records that came before a failed write are delivered first, as far as they are here now.
+    def _hangup(self) -> None:
+        if not self._state.reads or syscalls.has_hung_up(self._rfd):
+            super()._hangup()
+            return
+        # An error that concerns one record, which reading will tell: no end. While it is unread the
+        # watch would only tell it again.
+        self._unwatch()
         if not self._paused:
-            self._read()
-        self._step(Event.DRAINED)
+            self._ask_anew()
+            self._watch_quietly(self._rfd, reading=True)
+
+    def _ask_anew(self) -> None:
+        """After an error: have a loop whose poller drops the descriptor then look at it once more."""
+        if not forgets_after_error(self._loop) or isinstance(self._read_events, Pump):
+            return
+        reading, writing = self._reader_on, self._writer_on
+        self._remove_reader()
+        self._remove_writer()
+        if reading:
+            self._add_reader()
+            self._unwatch()
+            self._watch_quietly(self._rfd, reading=True)
+        if writing:
+            self._add_writer()
+
+    def _drain(self) -> None:
+        # A send failed. Reading goes on until it would wait; while it is paused, the loss waits.
+        if not self._paused and self._state is State.WRITE_FAILED:
+            self._remove_reader()
+            self._read_events = Pump(self._loop)
+            self._add_reader()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -191,25 +230,29 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             except OSError as exc:
                 verdict = meaning(exc, self._WRITE_ERRORS)
                 if verdict is Meaning.RECORD:
-                    self._record_failed(exc)
-                    return
-                if verdict is Meaning.FATAL:
+                    self._refused(exc)
+                elif verdict is Meaning.FATAL:
                     self._write_failed(exc)
-                    return
-                self._own_queue().append(bytes(data), addr)
-                if verdict is Meaning.AGAIN:
-                    self._add_writer()
-                else:
-                    self._breathe(exc)
+                elif self._keep(data, addr):
+                    if verdict is Meaning.AGAIN:
+                        self._add_writer()
+                    else:
+                        self._breathe(exc)
         else:
-            size = self._queue.size + len(data)
-            if self._own_flow().over_hard_limit(size):
-                self.dropped += 1
-                self._record_failed(BufferLimitError(size, self._flow.hard or 0))
-                return
-            self._queue.append(bytes(data), addr)
+            self._keep(data, addr)
         if self._queue.size > self._mark:
             self._check_flow()
+
+    def _keep(self, data: BytesLike, addr: Any) -> bool:
+        """Queue a record; False when it would pass the hard limit."""
+        queue: PacketQueue = self._own_queue()
+        size = queue.size + (len(data) or 1)
+        if self._own_flow().over_hard_limit(size):
+            self.dropped += 1
+            self._tell(BufferLimitError(size, self._flow.hard or 0))
+            return False
+        queue.append(bytes(data), addr)
+        return True
 
     def _check_address(self, addr: Any) -> None:
         if addr is not None:
@@ -233,7 +276,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 if verdict is Meaning.FATAL:
                     self._write_failed(exc)
                     return
-                self._record_failed(exc)
+                self._refused(exc)
             self._tries = 0
             if queue.size:  # error_received may have ended the transport
                 queue.pop()
@@ -245,3 +288,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _offer_cork(self) -> None:
         """Records are never held back."""
+
+    def detach(self) -> Detached:
+        """As for byte streams; ``unsent`` is the list of records, each with its address."""
+        self._own_queue()
+        return super().detach()

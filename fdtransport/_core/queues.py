@@ -21,21 +21,31 @@ Buffer = bytes | memoryview
 
 
 class ByteQueue:
-    """Ordered pieces of bytes and their total ``size``.
+    """Ordered pieces of bytes and their total ``size``; pieces are immutable, of bytes, not empty.
 
-    A transport's hot path appends to ``pieces`` and adds to ``size`` by itself; pieces must be
-    immutable and of item size 1, and never empty.
+    ``room`` is for a transport's hot path: as long as it stays above zero, a piece may go straight
+    to ``pieces`` if its length is taken from ``room``, with nothing else to look at.
     """
 
-    __slots__ = ("pieces", "size")
+    __slots__ = ("_counted", "pieces", "room")
 
     def __init__(self) -> None:
         self.pieces: deque[Buffer] = deque()
-        self.size = 0
+        self.room = 0
+        self._counted = 0  # size plus room: what a piece takes from one it adds to the other
+
+    @property
+    def size(self) -> int:
+        return self._counted - self.room
+
+    def grant(self, room: int) -> None:
+        """Allow *room* bytes to come without a further look; 0 revokes it."""
+        self._counted += room - self.room
+        self.room = room
 
     def append(self, piece: Buffer) -> None:
         self.pieces.append(piece)
-        self.size += len(piece)
+        self._counted += len(piece)
 
     def offer(self) -> Buffer | list[Buffer]:
         """What to hand to the kernel next: one buffer for write, or several for writev.
@@ -78,7 +88,7 @@ class ByteQueue:
 
     def advance(self, count: int) -> None:
         """The kernel has taken *count* bytes from the front."""
-        self.size -= count
+        self._counted -= count
         pieces = self.pieces
         while count:
             first = pieces[0]
@@ -97,7 +107,7 @@ class ByteQueue:
 
     def clear(self) -> None:
         self.pieces.clear()
-        self.size = 0
+        self.room = self._counted = 0
 
 
 def _join(run: list[Buffer]) -> Buffer:
@@ -119,6 +129,9 @@ class PacketQueue:
 
     def __len__(self) -> int:
         return len(self.packets)
+
+    def grant(self, room: int) -> None:
+        """Records have no such short way."""
 
     def append(self, data: bytes, addr: Any = None) -> None:
         self.packets.append((data, addr))

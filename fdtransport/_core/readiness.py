@@ -16,6 +16,7 @@ import os
 import select
 import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Protocol
 
 from . import syscalls
@@ -138,10 +139,10 @@ class HangupWatch:
         self._loop = weakref.ref(loop)
         self._epoll: Any = None
         # Weakly: what nobody holds any more shall be collected, and warn, though it is armed.
-        self._armed: dict[int, weakref.WeakMethod[Callable[[], object]]] = {}
+        self._armed: dict[int, Callable[[], Callable[[], object] | None]] = {}
 
     def arm(self, fd: int, callback: Callable[[], object], *, reading: bool) -> bool:
-        """Call *callback*, a bound method, once when the other side of *fd* has gone, or, when *reading*, has ended.
+        """Call *callback* once when the other side of *fd* has gone, or, when *reading*, has ended.
 
         False where the platform has no epoll. :raises OSError: as epoll_ctl(2); EPERM for a file
         that cannot be polled.
@@ -161,7 +162,8 @@ class HangupWatch:
         except OSError:
             self._close_if_idle()
             raise
-        self._armed[fd] = weakref.WeakMethod(callback)
+        bound = isinstance(callback, MethodType)
+        self._armed[fd] = weakref.WeakMethod(callback) if bound else lambda: callback
         return True
 
     def disarm(self, fd: int) -> None:

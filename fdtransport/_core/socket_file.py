@@ -13,11 +13,6 @@ from typing import Any
 
 from . import syscalls
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 __all__ = ["bind_unix", "dial_unix", "remover", "unix_family"]
 
 #: Seconds between two tries at a server whose backlog is full, or at a directory's lock.
@@ -66,7 +61,7 @@ async def bind_unix(sock: socket.socket, path: str | bytes, mode: int) -> None:
         async with _locked(os.path.dirname(path) or os.curdir):
             if not _is_stale(path):
                 raise taken
-            os.unlink(path)
+            syscalls.unlink(path)
             if not _try_bind(sock, path):
                 raise taken
     if stat.S_IMODE(os.lstat(path).st_mode) != mode:
@@ -120,7 +115,7 @@ async def _locked(directory: Any) -> AsyncIterator[None]:
     try:
         for _ in range(LOCK_TRIES):
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                syscalls.lock(fd)
             except BlockingIOError:
                 await asyncio.sleep(PATIENCE)
             except OSError:
@@ -149,6 +144,6 @@ def remover(path: str | bytes) -> Callable[[], None] | None:
     def remove() -> None:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(path), made):
-                os.unlink(path)
+                syscalls.unlink(path)
 
     return remove

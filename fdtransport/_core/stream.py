@@ -28,12 +28,14 @@ __all__ = ["BytesLike", "ReadyProtocol", "StreamTransport", "as_buffer"]
 BytesLike = bytes | bytearray | memoryview
 
 READ_SIZE = 64 * 1024
+#: After a full read: as much as glibc still has at hand, just under where it starts to map memory.
+MORE_SIZE = 124 * 1024
 #: Reads per wake-up, so that a fast sender cannot starve the others.
 READS = 8
 #: Writes per wake-up, for the same reason.
 WRITES = 16
 #: Writes in a turn of the loop that go out at once before the cork holds further ones.
-CORK_AFTER = 4
+CORK_AFTER = 2
 #: A piece of this size is never held: its system call costs less than keeping it.
 CORK_PIECE = 8 * 1024
 #: What the cork holds at most.
@@ -125,13 +127,13 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
     # Both end in a call of themselves rather than in a loop: nearly always one read is all there is.
 
-    def _read(self, reads: int = READS) -> None:
+    def _read(self, reads: int = READS, size: int = READ_SIZE) -> None:
         if self._paused:
             self._readable_but_paused()
             return
         self._burst = 0  # a request was read: its answer does not wait
         try:
-            data = self._sys.read(self._rfd, READ_SIZE)
+            data = self._sys.read(self._rfd, size)
         except OSError as exc:
             self._read_failed(exc)
             return
@@ -145,8 +147,10 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
             return
-        if len(data) == READ_SIZE and reads > 1 and self._goes_on(StreamTransport._read):
-            self._read(reads - 1)
+        full = len(data) == size
+        del data  # not one buffer per call, but the same one again
+        if full and reads > 1 and self._goes_on(StreamTransport._read):
+            self._read(reads - 1, MORE_SIZE)
 
     def _read_into(self, reads: int = READS) -> None:
         if self._paused:
@@ -299,11 +303,19 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         self._step(Event.READ_ERROR, exc)
 
     def _read_nothing(self) -> None:
-        if self._is_end():
+        try:
+            end = self._is_end()
+        except OSError as exc:
+            self._read_failed(exc)
+            return
+        if end:
             self._read_eof()
 
     def _read_eof(self) -> None:
         self._note_hangup()
+        if self._state is State.WRITE_FAILED and getattr(self._exception, "errno", 0) == errno.ECONNRESET:
+            self._step(Event.DRAINED)  # the write took the error; for the read nothing is left but b""
+            return
         try:
             keep = bool(self._protocol.eof_received())
         except (SystemExit, KeyboardInterrupt):
@@ -358,21 +370,27 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         :raises RuntimeError: after ``write_eof()``.
         :raises OSError: EBADF, the descriptor is read-only.
         """
-        if type(data) is not bytes:
+        queue = self._queue
+        if type(data) is bytes and data:
+            size = len(data)
+            room = queue.room - size
+            if room > 0 and size < CORK_PIECE:
+                queue.pieces.append(data)
+                queue.room = room
+                return
+        else:
             data = as_buffer(data)
-        size = len(data)
+            size = len(data)
         if not (size and self._state.writes):
             self._refuse_write(size)
             return
-        queue = self._queue
-        queued = queue.size
-        if queued:
-            if type(data) is not bytes:
-                data = bytes(data)
-            queue.pieces.append(data)
-            queue.size = queued = queued + size
-            if queued > self._mark or size >= CORK_PIECE:
+        if queue.pieces:
+            queue.append(bytes(data))
+            room = self._mark - queue.size
+            if room < 0 or size >= CORK_PIECE:
                 self._queue_grew()
+            else:
+                queue.grant(room)
         elif self._burst < self._direct or (size >= CORK_PIECE and self._direct):
             self._burst += 1
             try:
@@ -423,6 +441,8 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             self._mark = min(CORK_BYTES, self._flow.high)
             if queue.size > self._mark:
                 self._queue_grew()
+            else:
+                queue.grant(self._mark - queue.size)
 
     def _uncork(self) -> None:
         self._corked = False
@@ -445,6 +465,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
     def _flush(self) -> None:
         """Offer the queue to the kernel; called by the loop when the descriptor is writable."""
         queue = self._queue
+        queue.grant(0)
         if not queue.size:
             self._remove_writer()
             if self._state.writes and hasattr(self._protocol, "write_ready"):

@@ -89,6 +89,17 @@ def shutdown_write(fd: int) -> None:
         sock.detach()
 
 
+def accept(sock: socket.socket) -> tuple[int, Any]:
+    """The descriptor of the next connection, close-on-exec, and the peer's address: accept4(2)."""
+    fd, address = sock._accept()  # type: ignore[attr-defined]
+    return fd, address
+
+
+def lock(fd: int) -> None:
+    """Hold an exclusive flock(2) on the file *fd* until it is closed, or raise BlockingIOError at once."""
+    _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+
+
 def dup(fd: int) -> int:
     """A close-on-exec copy of *fd* under a new number, on the same open file description."""
     return int(fcntl(fd, _fcntl.F_DUPFD_CLOEXEC, 3))

@@ -29,14 +29,17 @@ class Tls(NamedTuple):
 
         *waiter* is resolved after the handshake.
         """
-        timeouts: Any = {
-            "ssl_handshake_timeout": self.handshake_timeout,
-            "ssl_shutdown_timeout": self.shutdown_timeout,
-        }
-        context: Any = self.context  # None: a default one, made there
-        return sslproto.SSLProtocol(
-            loop, protocol, context, waiter, self.server_side, self.hostname, **timeouts
-        )  # fmt: skip
+        make: Any = sslproto.SSLProtocol  # typeshed has it stricter than it is
+        return make(
+            loop,
+            protocol,
+            self.context,
+            waiter,
+            self.server_side,
+            self.hostname,
+            ssl_handshake_timeout=self.handshake_timeout,
+            ssl_shutdown_timeout=self.shutdown_timeout,
+        )
 
 
 def client_tls(

@@ -1,0 +1,161 @@
+"""The rows: every workload with its sizes, who runs it, and what it is compared with. All of it is data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OURS = ("fdtransport", "fdtransport-uv")
+LOOPS = (*OURS, "asyncio", "asyncio-64k", "uvloop")
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload at one setting.
+
+    `size` counts operations (or bytes, where the unit is MB) of one timed round; `check` is the size of
+    the byte-exact run that comes before timing. `anchors` are the columns that ratios are made to.
+    `loads` are the load generators, `together` says that they share one processor with what they load.
+    `strace` and `valgrind` are pairs of sizes for the counters.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    title: str
+    workload: str
+    unit: str
+    size: int
+    check: int
+    libraries: tuple[str, ...]
+    anchors: tuple[str, ...]
+    metrics: tuple[str, ...] = ("cpu",)
+    kind: str = "unix"
+    loads: int = 1
+    together: bool = False
+    fresh: bool = False
+    options: Mapping[str, int] = field(default_factory=dict)
+    strace: tuple[int, int] | None = None
+    valgrind: tuple[int, int] | None = None
+
+
+def _writes() -> list[Case]:
+    cases = []
+    for row, kind in enumerate(("unix", "pipe", "tcp"), 1):
+        anyio = () if kind == "pipe" else ("anyio",)
+        cases.append(
+            Case(
+                f"writes-{kind}", (row,), f"64 B writes, flow control every 64, {kind}", "writes", "write",
+                20_480, 4_096, (*OURS, "asyncio", "uvloop", "twisted", "trio", *anyio, "blocking"),
+                ("uvloop", "asyncio"), kind=kind, options={"piece": 64, "batch": 64},
+                strace=(8_192, 32_768),
+            )
+        )  # fmt: skip
+    for k, ticks in ((1, 4_000), (8, 1_500), (64, 300)):
+        cases.append(
+            Case(
+                f"ticks-{k}", (6,) if k == 1 else (5,), f"{k} writes of 64 B per turn of the loop, unix",
+                "ticks", "tick", ticks, 50, (*OURS, "asyncio-64k", "uvloop", "twisted"),
+                ("asyncio-64k", "uvloop"), options={"piece": 64, "batch": k}, strace=(500, 2_000),
+            )
+        )  # fmt: skip
+    return cases
+
+
+def _reads() -> list[Case]:
+    everyone = (*LOOPS, "twisted", "trio", "blocking")
+    cases = [
+        Case(
+            "event", (7, 8), "one read event of 64 B, one thread, unix", "event", "event", 5_000, 200,
+            everyone, ("asyncio", "asyncio-64k", "uvloop"), loads=0, strace=(2_000, 8_000),
+            valgrind=(1_000, 4_000),
+        )
+    ]  # fmt: skip
+    for kind in ("unix", "tcp", "pipe"):
+        anyio = () if kind == "pipe" else ("anyio",)
+        cases.append(
+            Case(
+                f"ping-{kind}", (9,), f"ping-pong of 64 B, {kind}", "ping", "round trip", 1_500, 200,
+                (*LOOPS, "twisted", "trio", *anyio, "blocking"), ("asyncio-64k", "uvloop"), kind=kind,
+                together=True, strace=(500, 2_000),
+            )
+        )  # fmt: skip
+    for kind in ("unix", "tcp"):
+        cases.append(
+            Case(
+                f"streams-{kind}", (10,), f"await-based bulk read, {kind}", "streams", "MB", 48 * MB, MB,
+                (*OURS, "asyncio", "uvloop", "anyio", "trio", "blocking"), ("asyncio", "uvloop", "anyio"),
+                ("wall", "cpu"), kind=kind, strace=(16 * MB, 64 * MB),
+            )
+        )  # fmt: skip
+    for kind in ("unix", "tcp"):
+        for workload, word in (("reads", "read"), ("writes", "write")):
+            cases.append(
+                Case(
+                    f"bulk-{word}-{kind}", (11,), f"bulk {word} by a protocol, {kind}", workload, "MB",
+                    96 * MB, MB, everyone, ("uvloop", "blocking", "asyncio"),
+                    ("wall", "cpu") if kind == "tcp" else ("cpu",), kind, together=kind == "tcp",
+                    options={"piece": 65_536, "batch": 1}, strace=(16 * MB, 64 * MB),
+                )
+            )  # fmt: skip
+    for workload, word in (("reads", "read"), ("writes", "write")):
+        cases.append(
+            Case(
+                f"pipe-{word}", (12,), f"bulk {word}, pipe; ours with its 1 MiB pipe option", workload, "MB",
+                96 * MB, MB, everyone, ("asyncio", "uvloop"), ("wall", "cpu"), kind="pipe",
+                options={"piece": 65_536, "batch": 1, "our_pipe_size": 1 << 20},
+            )
+        )  # fmt: skip
+    for idle in (0, 2_900):
+        cases.append(
+            Case(
+                f"ready-{idle}", (20,), f"100 ready at once, {idle} more idle, one thread", "ready", "event",
+                10_000, 1_000, (*LOOPS, "twisted", "blocking"), ("asyncio", "asyncio-64k", "uvloop"), loads=0,
+                options={"idle": idle},
+            )
+        )  # fmt: skip
+    return cases
+
+
+def _relays() -> list[Case]:
+    everyone = (*LOOPS, "twisted", "trio", "blocking", "splice")
+    cases = []
+    for kind, row in (("unix>pipe", 13), ("unix>unix", 14), ("tcp>tcp", 14)):
+        cases.append(
+            Case(
+                f"relay-{kind}", (row,), f"relay {kind}", "relay", "MB", 96 * MB, MB, everyone,
+                ("uvloop", "asyncio", "splice"), ("wall", "cpu"), kind=kind, loads=2,
+                together=row == 14 and "tcp" in kind, strace=(32 * MB, 96 * MB),
+            )
+        )  # fmt: skip
+    cases.append(
+        Case(
+            "relay-copied", (15,), "relay unix>unix without splice", "relay", "MB", 96 * MB, MB,
+            everyone[:-1], ("asyncio", "uvloop"), kind="unix>unix", loads=2, options={"copied": 1},
+            strace=(32 * MB, 96 * MB),
+        )
+    )  # fmt: skip
+    return cases
+
+
+CASES = (
+    *_writes(),
+    *_reads(),
+    *_relays(),
+    Case(
+        "memory", (19,), "memory of one idle transport, fresh process", "memory", "transport", 3_500, 200,
+        (*LOOPS, "twisted"), ("asyncio", "uvloop"), ("bytes",), loads=0, fresh=True,
+    ),
+    Case(
+        "memory-socket", (19,), "the same; ours by create_unix_connection", "memory", "transport", 3_500, 200,
+        (*OURS, "asyncio", "uvloop"), ("asyncio", "uvloop"), ("bytes",), loads=0, fresh=True,
+        options={"as_asyncio": 1},
+    ),
+    Case(
+        "accept", (21,), "accept, connection_made, abort; 900 queued, tcp", "accept", "connection", 900, 50,
+        (*LOOPS, "twisted", "trio", "blocking"), ("asyncio", "uvloop"), loads=0, strace=(200, 800),
+        valgrind=(200, 800),
+    ),
+)  # fmt: skip
+
+BY_NAME = {case.name: case for case in CASES}

@@ -1,0 +1,249 @@
+"""The grammar of endpoint strings: ``scheme:[//authority][/path][?option=value&...]``.
+
+Pure: nothing is opened, looked up or run here, whatever a string says. What does not fit raises
+`EndpointError` with one line that names what would.
+
+Paths, hosts and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#`` in
+a name are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
+"""
+
+from __future__ import annotations
+
+import encodings.idna
+import ipaddress
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from .errors import EndpointError
+
+__all__ = [
+    "Address",
+    "Option",
+    "Url",
+    "address",
+    "choice",
+    "descriptors",
+    "flag",
+    "listening_address",
+    "nothing",
+    "path",
+    "permissions",
+    "read_options",
+    "seconds",
+    "socket_path",
+    "split_url",
+    "whole",
+]
+
+encodings.idna  # noqa: B018 - read from disk now, and not when the first name is checked
+
+_HEAD = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)(\+listen)?:")
+_AUTHORITY = re.compile(r"(?:\[(?P<six>[^\[\]@]*)\]|(?P<name>[^\[\]@:]*)):(?P<port>[0-9]{1,5})")
+_DESCRIPTORS = re.compile(r"([0-9]{1,9})(?:,([0-9]{1,9}))?")
+
+
+class Url(NamedTuple):
+    """The parts of an endpoint string, still encoded."""
+
+    text: str
+    scheme: str
+    listens: bool
+    authority: str
+    path: str
+    query: str
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+
+def split_url(text: str) -> Url:
+    """Take *text* apart; ``-`` is ``stdio:``.
+
+    :raises EndpointError: it has not the form of an endpoint.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"an endpoint is a string, not {text!r}")
+    for character in text:
+        if unicodedata.category(character) == "Cc":
+            raise EndpointError(
+                f"{text!r}: control characters are not allowed (in a path: %{ord(character):02X})"
+            )
+    if text == "-":
+        return Url(text, "stdio", False, "", "", "")
+    head = _HEAD.match(text)
+    if head is None:
+        raise EndpointError(
+            f"{text!r} is no endpoint; one is -, or scheme:..., as file:/path or tcp://host:port"
+        )
+    if "#" in text:
+        raise EndpointError(f"{text!r}: a # in a name is written %23")
+    try:
+        parts = urlsplit(text)
+    except ValueError as exc:
+        raise EndpointError(f"{text!r}: {exc}") from None
+    return Url(text, head[1].lower(), head[2] is not None, parts.netloc, parts.path, parts.query)
+
+
+def _decode(url: Url, part: str) -> str:
+    """Percent-decode, into what the file system's functions take."""
+    if re.search(r"%(?![0-9a-fA-F]{2})", part):
+        raise EndpointError(f"{url.text!r}: a % is followed by two hexadecimal digits; itself it is %25")
+    try:
+        decoded = os.fsdecode(unquote_to_bytes(part.encode("utf-8", "surrogateescape")))
+    except UnicodeError:
+        raise EndpointError(f"{url.text!r}: half a character") from None
+    if "\0" in decoded:
+        raise EndpointError(f"{url.text!r}: NUL is not allowed")
+    return decoded
+
+
+# -- what an endpoint points at ----------------------------------------------------------------------
+
+
+def nothing(url: Url) -> None:
+    if url.authority or url.path:
+        raise EndpointError(f"{url.text!r}: nothing comes after {url.scheme}:")
+
+
+def descriptors(url: Url) -> int | tuple[int, int]:
+    """``N``, or ``R,W`` for one to read and one to write."""
+    found = _DESCRIPTORS.fullmatch(url.path)
+    if url.authority or found is None:
+        raise EndpointError(
+            f"{url.text!r}: fd:N takes a descriptor number, or two as in fd:R,W (read, write)"
+        )
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
+
+
+def path(url: Url) -> str:
+    """A path; relative ones (``file:name``) are."""
+    if url.authority:
+        raise EndpointError(f"{url.text!r}: {url.scheme}: takes a path and no host, as in {url.scheme}:/path")
+    if not url.path:
+        raise EndpointError(f"{url.text!r}: the path is missing, as in {url.scheme}:/path")
+    return _decode(url, url.path)
+
+
+def socket_path(url: Url) -> str:
+    """A path, or ``@name`` for an abstract one, which begins with NUL then (unix(7))."""
+    decoded = path(url)
+    if decoded == "@":
+        raise EndpointError(f"{url.text!r}: the abstract name is missing, as in {url.scheme}:@name")
+    return "\0" + decoded[1:] if url.path.startswith("@") else decoded
+
+
+def address(url: Url) -> Address:
+    """``//host:port``, to connect to."""
+    found = listening_address(url)
+    if not found.host:
+        raise EndpointError(f"{url.text!r}: the host is missing, as in {url.scheme}://host:port")
+    if not found.port:
+        raise EndpointError(f"{url.text!r}: port 0 is for listening; one to connect to is 1 to 65535")
+    return found
+
+
+def listening_address(url: Url) -> Address:
+    """``//host:port``; without a host, every interface, and port 0 for any that is free."""
+    form = f"{url.scheme}{'+listen' if url.listens else ''}://host:port"
+    found = _AUTHORITY.fullmatch(url.authority)
+    if found is None or url.path not in ("", "/"):
+        raise EndpointError(
+            f"{url.text!r}: it takes a host and a port, as in {form} (IPv6 in brackets: [::1])"
+        )
+    port = int(found["port"])
+    if port > 65535:
+        raise EndpointError(f"{url.text!r}: a port is 0 to 65535")
+    host = _decode(url, found["name"] if found["six"] is None else found["six"])
+    try:
+        if found["six"] is not None:
+            ipaddress.IPv6Address(host)
+        else:
+            host.encode("idna")
+    except ValueError as exc:
+        raise EndpointError(f"{url.text!r}: {str(exc) or 'no host name'}") from None
+    return Address(host, port)
+
+
+# -- options -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a scheme: the function that reads its value, and what that accepts, in words.
+
+    *modes*: the directions in which the endpoint can be opened with it.
+    """
+
+    read: Callable[[str], Any]
+    accepts: str
+    modes: tuple[str, ...] = ("r", "w", "rw")
+
+
+def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, Any]:
+    """The options of *url*, each known, given once, with a value that fits and of use in *mode*."""
+    found: dict[str, Any] = {}
+    for item in url.query.split("&") if url.query else ():
+        name, given, value = item.partition("=")
+        option = known.get(name)
+        if option is None:
+            allowed = ", ".join(known) or "none"
+            raise EndpointError(f"{url.text!r}: unknown option {name!r}; allowed here: {allowed}")
+        if name in found:
+            raise EndpointError(f"{url.text!r}: option {name!r} is given twice")
+        if mode not in option.modes:
+            way = "reading" if mode == "r" else "writing"
+            raise EndpointError(f"{url.text!r}: option {name!r} is of no use for {way}")
+        try:
+            found[name] = option.read(_decode(url, value) if given else "")
+        except ValueError:
+            raise EndpointError(f"{url.text!r}: option {name!r} is {option.accepts}, not {value!r}") from None
+    return found
+
+
+def choice(*values: str) -> Option:
+    def read(value: str) -> str:
+        if value not in values:
+            raise ValueError
+        return value
+
+    return Option(read, " or ".join(values))
+
+
+def flag() -> Option:
+    """On when it is there; ``=yes`` and ``=no`` say so."""
+    spoken = choice("yes", "no")
+    return Option(lambda value: not value or spoken.read(value) == "yes", spoken.accepts)
+
+
+def seconds() -> Option:
+    def read(value: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not float(value):
+            raise ValueError
+        return float(value)
+
+    return Option(read, "a number of seconds above 0")
+
+
+def whole(low: int, high: int) -> Option:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not low <= int(value) <= high:
+            raise ValueError
+        return int(value)
+
+    return Option(read, f"a whole number from {low} to {high}")
+
+
+def permissions() -> Option:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"0?[0-7]{3}", value):
+            raise ValueError
+        return int(value, 8)
+
+    return Option(read, "three octal digits, as in 660")

@@ -1,0 +1,424 @@
+"""One direction of a relay, and the protocol that a transport has while it is an end of one.
+
+The engines of a direction are here; ``relay`` says what they are and when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ._core import syscalls
+from ._core.spare import SIZE, TCP_SIZE, Pipe, Stock
+from ._core.stream import READ_SIZE, StreamTransport
+
+__all__ = ["Moved", "Side", "Way"]
+
+#: Moves per wake-up, so that one relay cannot starve the others.
+MOVES = 4
+
+
+@dataclass(slots=True)
+class Moved:
+    """What went one way."""
+
+    bytes: int = 0
+    engine: str = ""
+    """``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
+
+
+class Owner(Protocol):
+    """The relay, as its ways and sides see it."""
+
+    stock: Stock
+
+    def way_over(self, way: Way) -> None: ...
+    def side_lost(self) -> None: ...
+    def failed(self, side: Side, exc: BaseException) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Side(asyncio.Protocol):
+    """One transport of a relay, and its protocol meanwhile (a `ReadyProtocol` where it is ours)."""
+
+    def __init__(self, relay: Owner, name: str, transport: Any) -> None:
+        self.relay = relay
+        self.name = name
+        self.transport = transport
+        self.ours = isinstance(transport, StreamTransport)
+        self.former = transport.get_protocol()
+        self.lost = self.former is None
+        self.stream: Any = None  # the StreamReader that it had
+        self.onward: Way | None = None  # where what is read here goes
+        self.inward: Way | None = None  # where what is written here comes from
+        self._was_paused = bool(
+            getattr(transport, "_protocol_paused", False) or getattr(self.former, "_paused", False)
+        )
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    def can_read(self) -> bool:
+        """Whether it has a read side; if so, reading is on afterwards."""
+        return self._can(self.transport.resume_reading)
+
+    def can_write(self) -> bool:
+        return self._can(lambda: self.transport.write(b""))
+
+    def _can(self, method: Callable[[], object]) -> bool:
+        """Try what does nothing. Not every library's transports have the classes that would tell."""
+        if self.lost:
+            return True  # it could; that it is over shows soon enough
+        try:
+            method()
+        except (AttributeError, NotImplementedError, OSError, RuntimeError):
+            return False
+        return True
+
+    def at_end(self) -> bool:
+        """Whether nothing more can be read, and that was told before the relay began."""
+        return self.lost or (self.ours and not self.transport._state.reads)
+
+    def is_tcp(self) -> bool:
+        try:
+            sock = socket.socket(fileno=self.transport.fileno())
+        except (OSError, ValueError):  # no socket; or lost already
+            return False
+        family = sock.family
+        sock.detach()
+        return family in (socket.AF_INET, socket.AF_INET6)
+
+    def is_file(self) -> bool:
+        try:
+            return stat.S_ISREG(syscalls.fstat(self.transport.fileno()).st_mode)
+        except OSError:
+            return False
+
+    # -- what the relay does with it ----------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Become the protocol of the transport."""
+        if self.lost:
+            return
+        self.transport.set_protocol(self)
+        if self.ours:
+            self.transport.cork = 0
+            if self.inward is not None:
+                # pause_writing() as soon as anything is queued, resume_writing() when all is sent.
+                self.transport.set_write_buffer_limits(high=0)
+        if self.inward is not None and self._was_paused:
+            self.inward.block()
+
+    def unread(self) -> tuple[bytes, bool]:
+        """What the StreamReader holds, and whether nothing comes after that."""
+        stream = self.stream
+        if stream is None:
+            return b"", False
+        if hasattr(stream, "_merge"):
+            stream._merge()
+        data = bytes(stream._buffer)
+        stream._buffer.clear()
+        exc = stream.exception()
+        if exc is not None:
+            self.relay.failed(self, exc)
+        return data, stream._eof or exc is not None
+
+    def pause(self) -> None:
+        if self.ours or not (self.lost or self.transport.is_closing()):
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.ours or not (self.lost or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def end(self) -> None:
+        """Pass an end of file on, where there is a way to."""
+        try:
+            if not self.transport.is_closing() and self.transport.can_write_eof():
+                self.transport.write_eof()
+        except OSError as exc:
+            self.relay.failed(self, exc)
+            self.transport.abort()
+
+    def gone(self) -> None:
+        """The transport is lost, now or since before the relay began."""
+        if self.inward is not None and (self.inward.broken or not self.inward.over):
+            self.inward.drop()
+            self.relay.stop()  # nothing can be answered any more
+        if self.onward is not None:
+            self.onward.source_ended()
+        self.relay.side_lost()
+
+    # -- protocol -----------------------------------------------------------------------------
+
+    def read_ready(self) -> None:
+        if self.onward is not None:
+            self.onward.pump()
+        else:
+            self._read_and_drop()
+
+    def _read_and_drop(self) -> None:
+        for _ in range(MOVES):
+            if not self.transport.readinto_now(self.relay.stock.buffer):
+                break
+
+    def data_received(self, data: bytes) -> None:
+        if self.onward is not None and not self.onward.over:
+            self.onward.write(data)
+
+    def eof_received(self) -> bool:
+        if self.onward is not None:
+            self.onward.source_ended()
+        # TLS has no half-close, and asyncio's warns of a true answer.
+        return self.transport.get_extra_info("sslcontext") is None
+
+    def pause_writing(self) -> None:
+        if self.inward is not None:
+            self.inward.block()
+
+    def resume_writing(self) -> None:
+        if self._was_paused:
+            self._was_paused = False
+            self.former.resume_writing()
+        if self.inward is not None:
+            self.inward.go_on()
+
+    def write_ready(self) -> None:
+        if self.inward is not None:
+            self.inward.go_on()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost = True
+        if exc is not None:
+            self.relay.failed(self, exc)
+        self.gone()
+        former, self.former = self.former, None
+        former.connection_lost(exc)
+
+
+class Way:
+    """One direction of a relay.
+
+    ``held`` bytes are in ``pipe``: moved out of the source, and not yet into the sink. While the way
+    is ``blocked``, because the sink takes nothing now, the source is not read.
+    """
+
+    def __init__(self, relay: Owner, source: Side, sink: Side, moved: Moved) -> None:
+        self.relay = relay
+        self.source = source
+        self.sink = sink
+        self.moved = moved
+        self.held = 0
+        self.pipe: Pipe | None = None
+        self.size = SIZE
+        self.moves = MOVES
+        self.blocked = False
+        self.ended = False  # nothing more comes from the source
+        self.over = False  # and nothing more goes to the sink
+        self.broken = False  # because that takes no more
+        self.pump: Callable[[], None]
+        source.onward = sink.inward = self
+
+    def choose_engine(self, splices: bool) -> None:
+        if not self.source.ours:
+            self.moved.engine, self.pump = "callbacks", self._nothing
+            return
+        if self.source.is_file():
+            # The next piece may have to come from its disk: readiness looks after that.
+            self.moves = 1
+        if not self.sink.ours:
+            self.moved.engine, self.pump = "copy", self._copy_bytes
+        elif splices:
+            self.moved.engine, self.pump = "splice", self._splice
+            if self.source.is_tcp() or self.sink.is_tcp():
+                self.size = TCP_SIZE
+        else:
+            self.moved.engine, self.pump = "copy", self._copy
+            self.size = SIZE
+
+    def start(self) -> None:
+        unread, ended = self.source.unread()
+        if unread:
+            self.write(unread)
+        if ended or self.source.at_end():
+            self.source_ended()
+        elif self.blocked or self.over:
+            self.source.pause()
+        else:
+            self.source.resume()
+
+    # -- engines ------------------------------------------------------------------------------
+
+    def _splice(self) -> None:
+        source, stock = self.source.transport, self.relay.stock
+        try:
+            pipe = self.pipe = self.pipe or stock.take()
+        except OSError:  # no descriptors left
+            self._copy_instead()
+            return
+        for _ in range(self.moves):
+            # Only ever into an empty pipe, so that it is never the pipe that says "not now".
+            try:
+                count = source.splice_out(pipe.entry, self.size)
+            except OSError:  # EINVAL: not from this one
+                self._release()
+                self._copy_instead()
+                return
+            if not count:
+                break
+            self.held = count
+            if not self._deliver():
+                return
+        self._release()
+
+    def _deliver(self) -> bool:
+        """Move what is held into the sink; False when it does not take it all now."""
+        sink, pipe = self.sink.transport, self.pipe
+        while self.held:
+            assert pipe is not None
+            try:
+                count = sink.splice_in(pipe.exit, self.held)
+            except OSError:  # EINVAL: not into this one
+                return self._deliver_copy(pipe)
+            if not count:
+                if sink.is_closing():
+                    self.drop()
+                else:
+                    self.block()
+                    sink.want_write()
+                return False
+            self.held -= count
+            self.moved.bytes += count
+        return True
+
+    def _deliver_copy(self, pipe: Pipe) -> bool:
+        try:
+            data = pipe.drain(self.held)
+        except OSError as exc:
+            self.relay.failed(self.sink, exc)
+            self.sink.transport.abort()
+            self.drop()
+            return False
+        self.held = 0
+        self.choose_engine(splices=False)
+        self.write(data)
+        return not (self.blocked or self.over)
+
+    def _copy_instead(self) -> None:
+        self.choose_engine(splices=False)
+        self.pump()
+
+    def _copy(self) -> None:
+        source, sink = self.source.transport, self.sink.transport
+        buffer = self.relay.stock.buffer[: self.size]
+        for _ in range(self.moves):
+            try:
+                count = source.readinto_now(buffer)
+            except OSError as exc:
+                self.relay.failed(self.source, exc)
+                source.abort()
+                return
+            if not count:
+                return
+            self.write(buffer[:count])
+            if self.blocked:
+                # What it does not take has to be kept in a copy: offer what it took, next time.
+                self.size = max(count - sink.get_write_buffer_size(), READ_SIZE)
+            elif count == self.size:
+                self.size = min(2 * count, SIZE)
+            if self.blocked or self.over or count < len(buffer):
+                return
+
+    def _copy_bytes(self) -> None:
+        # Other libraries keep what they could not send by reference, so it must never change.
+        for _ in range(self.moves):
+            data = self.source.transport.read_now(READ_SIZE)
+            if not data:
+                return
+            self.write(data)
+            if self.blocked or self.over or len(data) < READ_SIZE:
+                return
+
+    def _nothing(self) -> None:
+        """The callbacks engine: ``data_received`` has it all."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.moved.bytes += len(data)
+        self.sink.transport.write(data)
+        if self.sink.transport.is_closing():
+            self.drop()
+
+    # -- flow and end -------------------------------------------------------------------------
+
+    def block(self) -> None:
+        """The sink takes nothing now."""
+        if not (self.blocked or self.over):
+            self.blocked = True
+            self.source.pause()
+
+    def go_on(self) -> None:
+        """The sink takes more."""
+        if self.over or not self.blocked:
+            return
+        self.blocked = False
+        if not self._deliver():
+            return
+        self._release()
+        if self.ended:
+            self._finish()
+        else:
+            self.source.resume()
+            if self.moves > 1:
+                self.pump()
+
+    def source_ended(self) -> None:
+        """Nothing more comes. What is held still goes."""
+        if not (self.ended or self.over):
+            self.ended = True
+            if not (self.held or self.blocked):
+                self._finish()
+
+    def stop(self) -> None:
+        """Have it end here."""
+        if not (self.ended or self.over):
+            self.source.pause()
+            self.source_ended()
+
+    def drop(self) -> None:
+        """The sink takes nothing any more."""
+        if not self.over:
+            self.broken = True
+            if self.held or self.blocked:
+                gone = BrokenPipeError(errno.EPIPE, "the other side went away before it took everything")
+                self.relay.failed(self.sink, gone)
+            self.source.pause()
+            self._finish()
+
+    def cut(self) -> None:
+        """The time is over."""
+        if not self.over:
+            self.source.pause()
+            if self.held or self.blocked:
+                late = TimeoutError(errno.ETIMEDOUT, "the other side did not take everything in time")
+                self.relay.failed(self.sink, late)
+                self.sink.transport.abort()
+            self._finish()
+
+    def forget(self) -> None:
+        """Drop everything, and tell nobody."""
+        self.over = True
+        self._release()
+
+    def _finish(self) -> None:
+        self.forget()
+        self.relay.way_over(self)
+
+    def _release(self) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            empty, self.held = not self.held, 0
+            self.relay.stock.give(pipe, empty=empty)

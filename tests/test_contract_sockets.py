@@ -1,0 +1,170 @@
+"""The contract kit over every way to get a socket transport."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdtransport import sockets
+from fdtransport.testing import FarEnd, Features, Promise, stream_promises
+
+Factory = Callable[[], Any]
+Pair = tuple[Any, FarEnd]
+
+TCP = Features(resets=True, tcp=True, socket=True)
+UNIX = Features(resets=True, socket=True)
+
+
+class Maker:
+    """A maker for the kit, from a function of a protocol factory and a directory."""
+
+    def __init__(
+        self, make: Callable[[Factory, Path], Awaitable[Pair]], features: Features, directory: Path
+    ) -> None:
+        self._make = make
+        self._directory = directory
+        self.features = features
+
+    async def __call__(self, protocol_factory: Factory) -> Pair:
+        return await self._make(protocol_factory, self._directory)
+
+
+_numbers = itertools.count()
+
+
+def _listen_tcp(_directory: Path) -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def _listen_unix(directory: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(directory / str(next(_numbers))))
+    listener.listen()
+    return listener
+
+
+async def _dial(listener: socket.socket, protocol_factory: Factory) -> Pair:
+    """A client transport to *listener*, and what *listener* accepts."""
+    far: list[FarEnd] = []
+
+    def factory() -> Any:
+        far.append(FarEnd(listener.accept()[0]))
+        return protocol_factory()
+
+    with listener:
+        try:
+            if listener.family == socket.AF_UNIX:
+                made = await sockets.create_unix_connection(factory, listener.getsockname())
+            else:
+                made = await sockets.create_connection(factory, *listener.getsockname())
+        except BaseException:
+            for end in far:
+                end.close()
+            raise
+    return made[0], far[0]
+
+
+async def connected_tcp(protocol_factory: Factory, directory: Path) -> Pair:
+    return await _dial(_listen_tcp(directory), protocol_factory)
+
+
+async def connected_unix(protocol_factory: Factory, directory: Path) -> Pair:
+    return await _dial(_listen_unix(directory), protocol_factory)
+
+
+async def _accept(server: sockets.Server, made: asyncio.Future[Any], connect: Callable[[], FarEnd]) -> Pair:
+    far = connect()
+    try:
+        return await asyncio.wait_for(made, 5), far
+    except BaseException:
+        far.close()
+        raise
+    finally:
+        server.close()
+
+
+class _Watcher:
+    """A protocol factory that tells of the transport once connection_made has been called."""
+
+    def __init__(self, protocol_factory: Factory) -> None:
+        self.made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._protocol_factory = protocol_factory
+
+    def __call__(self) -> Any:
+        protocol = self._protocol_factory()
+        told = protocol.connection_made
+
+        def connection_made(transport: Any) -> None:
+            del protocol.connection_made
+            self.made.set_result(transport)
+            told(transport)
+
+        protocol.connection_made = connection_made
+        return protocol
+
+
+async def accepted_tcp(protocol_factory: Factory, directory: Path) -> Pair:
+    watcher = _Watcher(protocol_factory)
+    server = await sockets.create_server(watcher, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    return await _accept(server, watcher.made, lambda: FarEnd(socket.create_connection(address)))
+
+
+async def accepted_unix(protocol_factory: Factory, directory: Path) -> Pair:
+    watcher = _Watcher(protocol_factory)
+    path = str(directory / str(next(_numbers)))
+    server = await sockets.create_unix_server(watcher, path)
+
+    def connect() -> FarEnd:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        return FarEnd(sock)
+
+    return await _accept(server, watcher.made, connect)
+
+
+async def given_object(protocol_factory: Factory, directory: Path) -> Pair:
+    near, other = socket.socketpair()
+    far = FarEnd(other)
+    try:
+        transport, _ = await sockets.create_unix_connection(protocol_factory, sock=near)
+    except BaseException:
+        near.close()
+        far.close()
+        raise
+    return transport, far
+
+
+KINDS = {
+    "connected-tcp": (connected_tcp, TCP),
+    "connected-unix": (connected_unix, UNIX),
+    "accepted-tcp": (accepted_tcp, TCP),
+    "accepted-unix": (accepted_unix, UNIX),
+    "given-object": (given_object, UNIX.but(given_blocking=True)),
+}
+
+
+#: What is promised of the helper that makes a transport; a server's are in test_accept.
+OF_HELPERS = (14, 44)
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(kind, promise, id=f"{kind}-{promise}")
+        for kind, (_, features) in KINDS.items()
+        for promise in stream_promises()
+        if promise.applies_to(features) and not (kind.startswith("accepted") and promise.number in OF_HELPERS)
+    ]
+
+
+@pytest.mark.usefixtures("reports")
+@pytest.mark.parametrize(("kind", "promise"), _cases())
+async def test_contract(kind: str, promise: Promise, tmp_path: Path) -> None:
+    make, features = KINDS[kind]
+    assert await promise.run(Maker(make, features, tmp_path))
