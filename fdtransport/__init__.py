@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from .endpoints import connect_url, listen_url, open_url
 from .errors import (
     BufferLimitError,
     DescriptorInUseError,
@@ -58,11 +59,13 @@ __all__ = [
     "connect_packet_fd",
     "connect_read_pipe",
     "connect_stdio",
+    "connect_url",
     "connect_write_pipe",
     "create_connection",
     "create_server",
     "create_unix_connection",
     "create_unix_server",
+    "listen_url",
     "open_connection",
     "open_fd",
     "open_fifo",
@@ -70,6 +73,7 @@ __all__ = [
     "open_pipe",
     "open_stdio",
     "open_unix_connection",
+    "open_url",
     "relay",
     "start_server",
     "start_unix_server",

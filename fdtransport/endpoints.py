@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -265,7 +265,7 @@ async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any
 
 
 @contextlib.asynccontextmanager
-async def _within(options: dict[str, Any]) -> Any:
+async def _within(options: dict[str, Any]) -> AsyncIterator[None]:
     """Bound a connect by the option ``timeout``."""
     try:
         async with asyncio.timeout(options.get("timeout")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -42,6 +43,7 @@ async def connect_fd(
         read, write = os.pipe()
         transport, protocol = await connect_fd(asyncio.Protocol, read)
     """
+    _check_cork(cork)
     transport, protocol = await open_transport(StreamTransport, protocol_factory, fd)
     if cork is not None:
         transport.cork = cork
@@ -61,10 +63,17 @@ async def open_fd(
         reader, writer = await open_fd((read, write))
         line = await reader.readline()
     """
+    _check_cork(cork)
     reader, writer = await open_streams(StreamTransport, fd, limit=limit)
     if cork is not None:
         writer.transport.cork = cork  # type: ignore[attr-defined]
     return reader, writer
+
+
+def _check_cork(cork: int | None) -> None:
+    """Raise before the descriptor is taken over."""
+    if cork is not None and operator.index(cork) < 0:
+        raise ValueError(f"cork ({cork!r}) must be >= 0")
 
 
 async def connect_packet_fd(

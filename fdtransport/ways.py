@@ -28,6 +28,7 @@ class Moved:
     """What went one way."""
 
     bytes: int = 0
+    """Handed to the other end."""
     engine: str = ""
     """``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
 
@@ -51,7 +52,7 @@ class Side(asyncio.Protocol):
         self.name = name
         self.transport = transport
         self.ours = isinstance(transport, StreamTransport)
-        self.former = transport.get_protocol()
+        self.former: Any = transport.get_protocol()
         self.lost = self.former is None
         self.stream: Any = None  # the StreamReader that it had
         self.onward: Way | None = None  # where what is read here goes
@@ -148,6 +149,9 @@ class Side(asyncio.Protocol):
         """The transport is lost, now or since before the relay began."""
         if self.inward is not None and (self.inward.broken or not self.inward.over):
             self.inward.drop()
+            if self.inward.undelivered:
+                gone = BrokenPipeError(errno.EPIPE, "the other side went away before it took everything")
+                self.relay.failed(self, gone)
             self.relay.stop()  # nothing can be answered any more
         if self.onward is not None:
             self.onward.source_ended()
@@ -159,12 +163,7 @@ class Side(asyncio.Protocol):
         if self.onward is not None:
             self.onward.pump()
         else:
-            self._read_and_drop()
-
-    def _read_and_drop(self) -> None:
-        for _ in range(MOVES):
-            if not self.transport.readinto_now(self.relay.stock.buffer):
-                break
+            self.transport.read_now(READ_SIZE)  # and drop it
 
     def data_received(self, data: bytes) -> None:
         if self.onward is not None and not self.onward.over:
@@ -220,6 +219,7 @@ class Way:
         self.ended = False  # nothing more comes from the source
         self.over = False  # and nothing more goes to the sink
         self.broken = False  # because that takes no more
+        self.undelivered = False  # and did not take all that was read for it
         self.pump: Callable[[], None]
         source.onward = sink.inward = self
 
@@ -277,23 +277,25 @@ class Way:
 
     def _deliver(self) -> bool:
         """Move what is held into the sink; False when it does not take it all now."""
+        if not self.held:
+            return True
         sink, pipe = self.sink.transport, self.pipe
-        while self.held:
-            assert pipe is not None
-            try:
-                count = sink.splice_in(pipe.exit, self.held)
-            except OSError:  # EINVAL: not into this one
-                return self._deliver_copy(pipe)
-            if not count:
-                if sink.is_closing():
-                    self.drop()
-                else:
-                    self.block()
-                    sink.want_write()
-                return False
-            self.held -= count
-            self.moved.bytes += count
-        return True
+        assert pipe is not None
+        try:
+            count = sink.splice_in(pipe.exit, self.held) or 0
+        except OSError:  # EINVAL: not into this one
+            return self._deliver_copy(pipe)
+        self.held -= count
+        self.moved.bytes += count
+        if not self.held:
+            return True
+        if sink.is_closing():
+            self.drop()
+        else:
+            # Not even tried again: a sink that takes a part is full.
+            self.block()
+            sink.want_write()
+        return False
 
     def _deliver_copy(self, pipe: Pipe) -> bool:
         try:
@@ -347,10 +349,11 @@ class Way:
         """The callbacks engine: ``data_received`` has it all."""
 
     def write(self, data: bytes | memoryview) -> None:
-        self.moved.bytes += len(data)
         self.sink.transport.write(data)
         if self.sink.transport.is_closing():
             self.drop()
+        else:
+            self.moved.bytes += len(data)
 
     # -- flow and end -------------------------------------------------------------------------
 
@@ -392,9 +395,7 @@ class Way:
         """The sink takes nothing any more."""
         if not self.over:
             self.broken = True
-            if self.held or self.blocked:
-                gone = BrokenPipeError(errno.EPIPE, "the other side went away before it took everything")
-                self.relay.failed(self.sink, gone)
+            self.undelivered = bool(self.held or self.blocked)
             self.source.pause()
             self._finish()
 

@@ -385,17 +385,17 @@ def test_a_wrong_command_line_is_told_in_one_line_and_opens_nothing(arguments, s
 
 
 def test_an_endpoint_that_cannot_be_opened_is_told_in_one_line(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for url, reason in (
-        (f"file:{tmp_path}/none", os.strerror(errno.ENOENT)),
-        (f"unix:{tmp_path}/none", os.strerror(errno.ENOENT)),
-        (f"tcp://127.0.0.1:{port}", os.strerror(errno.ECONNREFUSED)),
-        (f"file:{tmp_path}", os.strerror(errno.EISDIR)),
-        ("fd:99", os.strerror(errno.EBADF)),
-        (f"unix+listen:{tmp_path}/none/sock", os.strerror(errno.ENOENT)),
-    ):
-        assert run(url, "-") == (1, b"", f"fdtransport: cannot open {url}: {reason}\n")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody listens
+        for url, reason in (
+            (f"file:{tmp_path}/none", os.strerror(errno.ENOENT)),
+            (f"unix:{tmp_path}/none", os.strerror(errno.ENOENT)),
+            (f"tcp://127.0.0.1:{deaf.getsockname()[1]}", os.strerror(errno.ECONNREFUSED)),
+            (f"file:{tmp_path}", os.strerror(errno.EISDIR)),
+            ("fd:99", os.strerror(errno.EBADF)),
+            (f"unix+listen:{tmp_path}/none/sock", os.strerror(errno.ENOENT)),
+        ):
+            assert run(url, "-") == (1, b"", f"fdtransport: cannot open {url}: {reason}\n")
 
 
 def test_a_target_is_not_emptied_when_the_source_cannot_be_opened(tmp_path):
@@ -456,8 +456,6 @@ def test_sigterm_delivers_what_was_read(echoes):
             child.send_signal(signal.SIGTERM)
             assert sock.recv(1) == b""
             assert child.wait(PATIENCE) == 0
-        with pytest.raises(ConnectionRefusedError):
-            ask(port, b"")
         assert b"1 connections, 0 failed" in child.stderr.read()
 
 
@@ -559,8 +557,6 @@ def test_one_serves_one_connection_and_ends(echoes):
     with listening(echoes.url, "--one") as (child, port):
         assert ask(port, b"hello") == b"hello"
         assert child.wait(PATIENCE) == 0
-        with pytest.raises(ConnectionRefusedError):
-            ask(port, b"")
 
 
 def test_standard_streams_serve_one_connection():

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from fdtransport.endpoints import SCHEMES, connect_url, listen_url, open_url, parse_url
 from fdtransport.errors import EndpointError
-from fdtransport.stdio import StdioTransport
 from fdtransport.testing import FarEnd, RecordingProtocol, pattern
 from fdtransport.testing.observe import until
 from fdtransport.urls import Address
@@ -329,16 +328,16 @@ async def test_stdio_is_opened_as_far_as_it_is_wanted(monkeypatch):
         monkeypatch.setattr("fdtransport.endpoints.connect_stdio", connect_stdio)
         await connect_url(asyncio.Protocol, "-", mode=mode)
         assert asked == [wanted]
-    assert StdioTransport
 
 
 async def test_nobody_there_is_an_error_and_leaves_nothing(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    for url in (f"tcp://127.0.0.1:{port}", f"unix:{tmp_path}/none", f"fifo:{tmp_path}/none", "fd:987654"):
-        with pytest.raises(OSError, match=r".") as caught:
-            await connect_url(asyncio.Protocol, url)
-        assert not isinstance(caught.value, EndpointError)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody listens
+        port = deaf.getsockname()[1]
+        for url in (f"tcp://127.0.0.1:{port}", f"unix:{tmp_path}/none", f"fifo:{tmp_path}/none", "fd:987654"):
+            with pytest.raises(OSError, match=r".") as caught:
+                await connect_url(asyncio.Protocol, url)
+            assert not isinstance(caught.value, EndpointError)
 
 
 async def test_timeout_bounds_a_connect(tmp_path):

@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from fdtransport import errors
-from fdtransport.errors import COMMON, Meaning, meaning
+from fdtransport.errors import COMMON, WRITING, Meaning, meaning
 
 MADE = {
     errors.TransportError: (errors.TransportError(errno.EIO, "broken"), errno.EIO),
@@ -55,8 +55,9 @@ def test_nothing_happened(number):
     assert meaning(OSError(number, "")) is Meaning.AGAIN
 
 
-def test_a_shortage_of_buffers_passes():
-    assert meaning(OSError(errno.ENOBUFS, "")) is Meaning.LATER
+def test_a_shortage_of_buffers_passes_for_those_who_write():
+    assert meaning(OSError(errno.ENOBUFS, ""), WRITING) is Meaning.LATER
+    assert meaning(OSError(errno.ENOBUFS, "")) is Meaning.FATAL
 
 
 def test_what_is_not_listed_is_fatal():

@@ -38,7 +38,7 @@ class File:
         self.closed += 1
 
 
-@pytest.mark.parametrize("what", [None, "3", 3.0, True, False, b"3", object(), [3]], ids=lambda value: f"{type(value).__name__}-{bool(value)}")
+@pytest.mark.parametrize("what", [None, "3", 3.0, True, False, b"3", object, [3]], ids=str)
 def test_what_is_no_descriptor_is_a_type_error(what):
     with pytest.raises(TypeError, match="file descriptor"):
         Handle(what)
@@ -144,7 +144,7 @@ def test_a_refused_take_over_leaves_the_number_free_and_as_it_was(pipe, monkeypa
 def test_an_o_path_descriptor_is_refused(tmp_path):
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        with pytest.raises(OSError, match=".") as refusal:
+        with pytest.raises(OSError, match="Errno") as refusal:
             Handle(fd)
         assert refusal.value.errno == errno.EBADF
     finally:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from fdtransport._core.queues import OFFER_BYTES, OFFER_PIECES, SMALL, ByteQueue, PacketQueue
 
-SIZES = st.sampled_from([1, 2, 63, 64, 1000, SMALL - 1, SMALL, SMALL + 1, 9000, OFFER_BYTES // 4, OFFER_BYTES])
+SIZES = st.sampled_from(
+    [1, 2, 63, 64, 1000, SMALL - 1, SMALL, SMALL + 1, 9000, OFFER_BYTES // 4, OFFER_BYTES]
+)
 
 
 def pattern(start: int, size: int) -> bytes:

@@ -7,6 +7,7 @@ import contextvars
 import errno
 import fcntl
 import gc
+import itertools
 import logging
 import os
 import socket
@@ -403,7 +404,7 @@ async def test_a_shortage_of_kernel_buffers_is_waited_out_without_spinning(far_e
     assert await protocol.end() is None
 
 
-async def test_a_shortage_of_kernel_buffers_without_end_ends_the_transport_with_its_errno(far_end, monkeypatch):
+async def test_a_shortage_without_end_ends_the_transport_with_its_errno(far_end, monkeypatch):
     monkeypatch.setattr(base, "BREATH", 0.0)
     near, _ = far_end()
     transport, protocol = await connect_fd(Record, near)
@@ -603,7 +604,7 @@ async def test_a_sender_without_end_gets_a_bounded_number_of_reads_per_wake_up(f
     for _ in range(20):
         await turns(1)
         seen.append(hose.reads)
-    steps = [after - before for before, after in zip(seen, seen[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(seen)]
     assert max(steps) <= 2 * stream.READS  # a turn of uvloop may be two of its wake-ups
     assert sum(steps) > 0
     transport.abort()
@@ -1057,10 +1058,12 @@ async def test_a_cancelled_write_from_leaves_a_transport_that_works(far_end):
     near, far = far_end()
     transport, protocol = await connect_fd(Record, near)
     seen: list[int] = []
-    writing = asyncio.ensure_future(transport.write_from(pieces(200, 50_000, seen)))
+    source = pieces(200, 50_000, seen)
+    writing = asyncio.ensure_future(transport.write_from(source))
     await turns(10)
     writing.cancel()
     await asyncio.wait([writing])
+    await source.aclose()  # it is its maker's; CPython 3.13.0 crashes when uvloop's debug mode collects it
     count = len(seen)
     transport.register_producer(Producer())  # the place is free
     transport.unregister_producer()
@@ -1094,7 +1097,7 @@ async def test_write_from_raises_when_the_transport_is_lost_meanwhile(far_end):
     writing = asyncio.ensure_future(transport.write_from(pieces(1000, 50_000, seen)))
     await turns(10)
     far.close()
-    with pytest.raises(OSError, match=".") as failure:
+    with pytest.raises(OSError, match="Errno") as failure:
         await asyncio.wait_for(writing, LIMIT)
     assert failure.value.errno in (errno.EPIPE, errno.ECONNRESET)
     assert len(seen) < 20
@@ -1234,7 +1237,8 @@ async def test_a_lost_transport_dies_without_the_garbage_collector(far_end):
     transport, protocol = await connect_fd(lambda: Record(keep_open=True), near)
     transport.write(bytes(1 << 20))
     far.send(b"data")
-    await until(lambda: protocol.data)
+    while not protocol.data:
+        await turns(1)
     transport.register_producer(Producer())
     transport.unregister_producer()
     await receive(far, 1 << 20)

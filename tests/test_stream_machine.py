@@ -38,7 +38,7 @@ PERIOD = bytes(range(251)) * 3000
 def pattern(start: int, size: int) -> bytes:
     """A piece of the one stream that everybody sends; any offset can be recognised."""
     start %= 251
-    return PERIOD[start : start + size]
+    return (PERIOD * (1 + (start + size) // len(PERIOD)))[start : start + size]
 
 
 def waiting(fd: int) -> int:
@@ -685,7 +685,7 @@ def test_random_lives(loop, caplog):
     caplog.set_level(logging.CRITICAL, "fdtransport")  # writes after the end, and many of them
     profile = settings.default
     assert profile is not None
+    lives = profile.max_examples * (2 if loop.get_debug() else 10)  # debugging is slow
     run_state_machine_as_test(
-        type("Life", (Life,), {"loop": loop}),
-        settings=settings(profile, max_examples=10 * profile.max_examples),
+        type("Life", (Life,), {"loop": loop}), settings=settings(profile, max_examples=lives)
     )

@@ -8,15 +8,14 @@ import gc
 import inspect
 import os
 import socket
-import sys
 import weakref
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from fdtransport import StreamReader, StreamTransport, connect_fd, open_fd
+from fdtransport import StreamReader, connect_fd, open_fd
 from fdtransport._core import syscalls
 from fdtransport._core.stream import READ_SIZE
 from fdtransport.streams import READS_PER_TURN, StreamReaderProtocol, stream_protocol, stream_writer
@@ -131,35 +130,46 @@ AFTER_THE_END = [
 ]  # fmt: skip
 
 SCRIPTS = {
-    "read gives at most n": [("send", b"hello world"), ("read", 5), ("read", 1), ("read", 100), END, ("read", 1)],
+    "read gives at most n": [
+        ("send", b"hello world"), ("read", 5), ("read", 1), ("read", 100), END, ("read", 1)],
     "read of 0 bytes waits for nothing": [("read", 0), ("at_eof",), END, ("read", 0)],
-    "read of everything": [("send", b"a" * 1000), ("send", b"b" * 1000), END, ("read",), ("read",), ("at_eof",)],
-    "read of everything after a part": [("send", b"abcdef"), ("readexactly", 2), END, ("read", -1), *AFTER_THE_END],
+    "read of everything": [
+        ("send", b"a" * 1000), ("send", b"b" * 1000), END, ("read",), ("read",), ("at_eof",)],
+    "read of everything after a part": [
+        ("send", b"abcdef"), ("readexactly", 2), END, ("read", -1), *AFTER_THE_END],
     "readexactly": [("send", b"abc"), ("send", b"def"), ("readexactly", 5), ("readexactly", 1), ("at_eof",)],
     "readexactly refuses a negative size": [("readexactly", -1), ("readexactly", -5)],
     "readexactly at the end": [("send", b"abc"), END, ("readexactly", 5), *AFTER_THE_END],
-    "readline": [("send", b"one\ntwo\n\nrest"), *[("readline",)] * 3, END, ("at_eof",), ("readline",), ("at_eof",)],
-    "readline in pieces": [("send", b"on"), ("send", b"e"), ("send", b"\ntwo\n"), ("readline",), ("readline",)],
+    "readline": [
+        ("send", b"one\ntwo\n\nrest"), *[("readline",)] * 3, END, ("at_eof",), ("readline",), ("at_eof",)],
+    "readline in pieces": [
+        ("send", b"on"), ("send", b"e"), ("send", b"\ntwo\n"), ("readline",), ("readline",)],
     "readuntil": [("send", b"a--b-c--d"), ("readuntil", b"--"), ("readuntil", b"--"), ("readexactly", 1)],
-    "readuntil with a separator in pieces": [("send", b"a\r"), ("send", b"\nb\r\n"), *[("readuntil", b"\r\n")] * 2],
+    "readuntil with a separator in pieces": [
+        ("send", b"a\r"), ("send", b"\nb\r\n"), *[("readuntil", b"\r\n")] * 2],
     "readuntil refuses an empty separator": [("readuntil", b"")],
     "readuntil at the end": [("send", b"abc"), END, ("readuntil", b"x"), *AFTER_THE_END],
     "lines": [("send", b"one\ntwo\nthree"), END, ("iterate",), ("at_eof",)],
     "nothing but the end": [END, *AFTER_THE_END],
     "bytes fed by hand": [("feed_data", b"one\ntwo"), ("feed_data", b"\n"), ("feed_data", b""), ("readline",),
         ("send", b"three\n"), ("readline",), ("readline",), ("feed_eof",), *AFTER_THE_END],
-    "bytes fed by hand come after those that came": [("send", b"one\n"), ("feed_data", b"two\n"), ("readline",),
+    "bytes fed by hand come after those that came": [
+        ("send", b"one\n"), ("feed_data", b"two\n"), ("readline",),
         ("readexactly", 1), ("feed_data", b"three"), ("readexactly", 8), ("feed_eof",), ("at_eof",)],
-    "the end fed by hand": [("send", b"one"), ("feed_eof",), ("at_eof",), ("read",), ("at_eof",), ("read", 1)],
+    "the end fed by hand": [
+        ("send", b"one"), ("feed_eof",), ("at_eof",), ("read",), ("at_eof",), ("read", 1)],
     "an exception set by hand": [("set_exception", OSError(5, "told")), ("read", 1), ("read",), ("readline",),
         ("readexactly", 1), ("readuntil", b"x"), ("drain",)],
     "writing": [("write", b"one"), ("writelines", [b"two", bytearray(b"three")]), ("drain",),
         ("recv_exactly", 11), ("can_write_eof",), ("is_closing",)],
-    "the end of writing": [("can_write_eof",), ("write", b"last"), ("write_eof",), ("recv_to_end",), ("drain",),
+    "the end of writing": [
+        ("can_write_eof",), ("write", b"last"), ("write_eof",), ("recv_to_end",), ("drain",),
         ("write", b"x"), ("write_eof",), ("is_closing",), ("send", b"answer\n"), ("readline",)],
-    "the end of reading keeps the writer": [("send", b"x"), END, ("read",), ("is_closing",), ("write", b"answer"),
+    "the end of reading keeps the writer": [
+        ("send", b"x"), END, ("read",), ("is_closing",), ("write", b"answer"),
         ("drain",), ("recv_exactly", 6), ("at_eof",)],
-    "closing": [("write", b"last"), ("is_closing",), ("close",), ("is_closing",), ("wait_closed",), ("close",),
+    "closing": [
+        ("write", b"last"), ("is_closing",), ("close",), ("is_closing",), ("wait_closed",), ("close",),
         ("wait_closed",), ("recv_to_end",), ("read", 1), ("read",), ("at_eof",), ("exception",)],
     "draining after closing": [("close",), ("drain",)],
     "what came is read after closing": [("send", b"one\ntwo\n"), ("readline",), ("close",), ("wait_closed",),
@@ -177,9 +187,14 @@ async def test_answers_as_asyncio(script, kind):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_readuntil_takes_several_separators_as_asyncio(kind):
     script = [
-        ("send", b"one\ntwo\r\nthree\rfour"), *[("readuntil", (b"\r", b"\n", b"\r\n"))] * 3, ("readuntil", ()),
-        ("readuntil", (b"x", b"")), END, ("readuntil", (b"x", b"long")), ("at_eof",),
-    ]  # fmt: skip
+        ("send", b"one\ntwo\r\nthree\rfour"),
+        *[("readuntil", (b"\r", b"\n", b"\r\n"))] * 3,
+        ("readuntil", ()),
+        ("readuntil", (b"x", b"")),
+        END,
+        ("readuntil", (b"x", b"long")),
+        ("at_eof",),
+    ]
     await side_by_side(script, kind)  # before 3.13 it is a TypeError on both
 
 
@@ -189,11 +204,14 @@ OVERRUNS = {
     "a separator too late": [("send", b"a" * 50 + b"\nb\n"), ("readuntil", b"\n"), ("readexactly", 51),
         ("readuntil", b"\n")],
     "a line too long": [("send", b"a" * 50 + b"\nb\n"), ("readline",), ("readline",), ("exception",)],
-    "a line too long without its end": [("send", b"a" * 50), ("readline",), ("send", b"b\nc\n"), ("readline",),
+    "a line too long without its end": [
+        ("send", b"a" * 50), ("readline",), ("send", b"b\nc\n"), ("readline",),
         ("readline",)],
     "a line of the limit": [("send", b"a" * 16 + b"\nb\n"), ("readline",), ("readline",)],
-    "the end after too much": [("send", b"a" * 50), ("readuntil", b"\n"), END, ("readuntil", b"\n"), ("read",)],
-    "more than the limit at once": [("send", b"a" * 500), ("readexactly", 300), ("read", 500), END, ("read",)],
+    "the end after too much": [
+        ("send", b"a" * 50), ("readuntil", b"\n"), END, ("readuntil", b"\n"), ("read",)],
+    "more than the limit at once": [
+        ("send", b"a" * 500), ("readexactly", 300), ("read", 500), END, ("read",)],
 }  # fmt: skip
 
 
@@ -211,7 +229,8 @@ def scripts():
         st.just(("readline",)),
         st.just(("at_eof",)),
     )
-    return st.tuples(st.lists(st.tuples(st.just("send"), data), max_size=4), st.lists(reads, max_size=12)).map(
+    sends = st.lists(st.tuples(st.just("send"), data), max_size=4)
+    return st.tuples(sends, st.lists(reads, max_size=12)).map(
         lambda parts: [*parts[0], END, *parts[1], *AFTER_THE_END]
     )
 
@@ -288,9 +307,9 @@ async def test_our_reader_works_without_a_transport():
         reader.feed_data(b"three")
         assert await waiting == b"o"
         reader.feed_eof()
-        assert [await reader.read(), reader.at_eof(), await told(reader.readexactly, 1)] == [
-            b"three", True, (asyncio.IncompleteReadError, "0 bytes read on a total of 1 expected bytes", b"", None)
-        ]  # fmt: skip
+        assert [await reader.read(), reader.at_eof()] == [b"three", True]
+        with pytest.raises(asyncio.IncompleteReadError, match="0 bytes read on a total of 1"):
+            await reader.readexactly(1)
 
 
 async def test_writing_after_the_end_is_told_by_drain():
@@ -343,9 +362,8 @@ async def test_the_reader_of_a_write_only_descriptor_is_at_its_end():
         reader, writer = await open_fd(near)
         assert reader.at_eof()
         assert [await reader.read(), await reader.read(5), await reader.readline()] == [b"", b"", b""]
-        assert await told(reader.readexactly, 3) == (
-            asyncio.IncompleteReadError, "0 bytes read on a total of 3 expected bytes", b"", None
-        )  # fmt: skip
+        with pytest.raises(asyncio.IncompleteReadError, match="0 bytes read on a total of 3"):
+            await reader.readexactly(3)
         assert [line async for line in reader] == []
         writer.write(b"hello")
         await writer.drain()
@@ -463,7 +481,13 @@ async def test_the_end_is_noticed_though_more_than_twice_the_limit_was_unread(ki
 # What TCP has not transmitted yet when it resets is lost by TCP: no more than its first window there.
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("tcp", 1), ("tcp", READ_SIZE // 2), ("socketpair", 1), ("socketpair", READ_SIZE), ("socketpair", 2 * READ_SIZE)],
+    [
+        ("tcp", 1),
+        ("tcp", READ_SIZE // 2),
+        ("socketpair", 1),
+        ("socketpair", READ_SIZE),
+        ("socketpair", 2 * READ_SIZE),
+    ],
 )
 async def test_bytes_before_a_reset_come_before_the_exception(kind, size):
     for read_all in [lambda reader: reader.readexactly(size), lambda reader: read_until_full(reader, size)]:
@@ -474,7 +498,12 @@ async def test_bytes_before_a_reset_come_before_the_exception(kind, size):
             assert sent == size
             far.reset()
             assert await read_all(reader) == pattern(size)
-            for call, *args in [(reader.read, 5), (reader.read,), (reader.readline,), (reader.readexactly, 1)]:
+            for call, *args in [
+                (reader.read, 5),
+                (reader.read,),
+                (reader.readline,),
+                (reader.readexactly, 1),
+            ]:
                 with pytest.raises(ConnectionResetError):
                     await call(*args)
 
@@ -518,7 +547,6 @@ async def test_a_failed_write_is_told_after_what_was_readable():
             await reader.read()
 
 
-@pytest.mark.xfail(reason="a transport that waits with its loss does not say so to a reader that nobody reads")
 @pytest.mark.parametrize("held", [False, True])
 async def test_a_failed_write_is_noticed_though_the_peer_goes_on_writing_and_nobody_reads(held):
     """Two pipes: what we write has no reader any more, what we could read never ends."""
@@ -739,10 +767,11 @@ READS = st.one_of(
     st.tuples(st.just("readuntil"), st.sampled_from([b"a", b"\n\n", bytes(3)])),
     st.tuples(st.just("readline")),
 )
-SIZES = st.one_of(st.integers(1, 3000), st.sampled_from([READ_SIZE - 1, READ_SIZE, READ_SIZE + 1, 3 * READ_SIZE]))
+SIZES = st.one_of(
+    st.integers(1, 3000), st.sampled_from([READ_SIZE - 1, READ_SIZE, READ_SIZE + 1, 3 * READ_SIZE])
+)
 
 
-@settings(max_examples=60)
 @given(
     kind=st.sampled_from(list(KINDS)),
     chunks=st.lists(st.tuples(SIZES, st.integers(0, 3)), max_size=15),
@@ -911,7 +940,12 @@ async def test_the_protocol_below_feeds_the_reader_once_it_has_taken_over():
         below.connection_made(writer.transport)
         writer.transport.set_protocol(below)
         received = b""
-        for call, *args in [(reader.readexactly, 10), (reader.read, 99), (reader.readline,), (reader.readuntil, b"!")]:
+        for call, *args in [
+            (reader.readexactly, 10),
+            (reader.read, 99),
+            (reader.readline,),
+            (reader.readuntil, b"!"),
+        ]:
             waiting = asyncio.create_task(call(*args))
             await turns()
             await far.send(b"text\n!")

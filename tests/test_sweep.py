@@ -17,8 +17,8 @@ import pytest
 from fdtransport.testing import (
     ERRNOS,
     FOREVER,
-    FaultPlan,
     FarEnd,
+    FaultPlan,
     PairMaker,
     RecordingProtocol,
     fd_pair_maker,

@@ -390,7 +390,7 @@ class BaseTransport(asyncio.BaseTransport):
         :raises OSError: EBADF, the transport has ended already.
         """
         self._offer_cork()
-        if self._rfd < 0 and self._wfd < 0 or self._state is State.LOSING:
+        if (self._rfd < 0 and self._wfd < 0) or self._state is State.LOSING:
             raise bad_descriptor("the transport has ended") from self._exception
         unread, unsent = self._unread(), self._queue.take()
         if unsent:

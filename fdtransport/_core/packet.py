@@ -32,8 +32,8 @@ HARD_LIMIT = 4 * 1024 * 1024
 # What concerns one record: the network's answer to an earlier one (ip(7), udp(7)); a firewall's or a
 # socket's to this one, whose peer may have gone.
 _ANSWERS = (
-    errno.EACCES, errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EMSGSIZE, errno.ENETDOWN,
-    errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPROTO,
+    errno.EACCES, errno.ECONNREFUSED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EMSGSIZE,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPROTO,
 )  # fmt: skip
 _REFUSALS = (*_ANSWERS, errno.EDESTADDRREQ, errno.EINVAL, errno.ENOTCONN, errno.EPERM)
 
@@ -51,8 +51,11 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
 
-    # ENOBUFS: the queue of the kernel overran (netlink(7)).
-    _READ_ERRORS: ClassVar[ErrnoTable] = {**COMMON, **dict.fromkeys((*_ANSWERS, errno.ENOBUFS), Meaning.RECORD)}
+    _READ_ERRORS: ClassVar[ErrnoTable] = {
+        **COMMON,
+        **dict.fromkeys(_ANSWERS, Meaning.RECORD),
+        errno.ENOBUFS: Meaning.RECORD,  # the queue of the kernel overran (netlink(7))
+    }
     _WRITE_ERRORS: ClassVar[ErrnoTable] = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
 
     def __init__(
@@ -93,7 +96,9 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _cannot_poll(self, fd: int) -> None:
         kind = syscalls.kind(syscalls.fstat(fd).st_mode)
-        raise UnpollableFileError(f"descriptor {fd} is {kind}, which has no records; use connect_fd for its bytes")
+        raise UnpollableFileError(
+            f"descriptor {fd} is {kind}, which has no records; use connect_fd for its bytes"
+        )
 
     # -- reading ------------------------------------------------------------------------------
 

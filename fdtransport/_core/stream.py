@@ -338,7 +338,10 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
     def _drain(self) -> None:
         # A write failed. Reading goes on until it would wait; while it is paused, the loss waits.
-        if not self._paused and self._state is State.WRITE_FAILED:
+        # A protocol that does its own reading is told, and resumes when it sees fit.
+        if self._paused and hasattr(self._protocol, "peer_gone"):
+            self._guard("protocol.peer_gone() failed", self._protocol.peer_gone)
+        elif not self._paused and self._state is State.WRITE_FAILED:
             self._remove_reader()
             self._read_the_rest()
 
@@ -536,7 +539,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
         :raises OSError: the transport ended meanwhile.
         """
-        gate = _Gate(self._loop)
+        gate = _Gate(self)
         total = 0
         self.register_producer(gate)
         try:
@@ -550,28 +553,32 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         finally:
             if self._flow.producer is gate:
                 self.unregister_producer()
-        if self._exception is not None or not (self._state.writes or self._state.flushing):
-            raise self._exception or ConnectionResetError(errno.ECONNRESET, "the transport has ended")
+        if not (self._state.writes or self._state.flushing):
+            ended = ConnectionResetError(errno.ECONNRESET, "the transport has ended")
+            raise self._exception or gate.error or ended
         return total
 
 
 class _Gate:
     """The push producer behind ``write_from``: a future to wait for while writing is paused."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, transport: StreamTransport) -> None:
+        self._transport = transport
         self.closed: asyncio.Future[None] | None = None
+        self.error: BaseException | None = None
 
     def pause_producing(self) -> None:
         if self.closed is None:
-            self.closed = self._loop.create_future()
+            self.closed = self._transport._loop.create_future()
 
     def resume_producing(self) -> None:
         future, self.closed = self.closed, None
         if future is not None and not future.done():
             future.set_result(None)
 
-    stop_producing = resume_producing
+    def stop_producing(self) -> None:
+        self.error = self._transport._exception
+        self.resume_producing()
 
 
 def as_buffer(data: Any) -> BytesLike:
