@@ -58,7 +58,9 @@ async def run(lines: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m examples.echo_server", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.echo_server", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--lines", type=int, default=1000, help="lines per client (default 1000)")
     asyncio.run(run(parser.parse_args().lines))
 

@@ -246,14 +246,17 @@ async def echo() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.tour", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.tour", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--size", type=float, default=32, metavar="MIB", help="how much per kind (default 32)")
     parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.echo:
         asyncio.run(echo())
         return 0
-    print(f"fdtransport on Python {sys.version.split()[0]}, {sys.platform}: {len(lanes)} kinds, check sums compared")
+    version = sys.version.split()[0]
+    print(f"fdtransport on Python {version}, {sys.platform}: {len(lanes)} kinds, check sums compared")
     failed = asyncio.run(tour(max(1, int(args.size * MIB))))
     print(f"{len(lanes) - failed} of {len(lanes)} kinds moved every byte" if failed else "every byte arrived")
     return 1 if failed else 0

@@ -62,7 +62,8 @@ class BufferLimitError(TransportError):
     """More was written than the hard limit of the write buffer allows. ``errno`` is ENOBUFS."""
 
     def __init__(self, size: int, hard: int) -> None:
-        super().__init__(errno.ENOBUFS, f"write buffer of {size} bytes is over its hard limit of {hard} bytes")
+        what = f"write buffer of {size} bytes is over its hard limit of {hard} bytes"
+        super().__init__(errno.ENOBUFS, what)
 
 
 class EndpointError(TransportError, ValueError):

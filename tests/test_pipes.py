@@ -30,7 +30,7 @@ from fdtransport.testing import FarEnd, RecordingDatagramProtocol, RecordingProt
 
 async def until(condition):
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.001)
 
 

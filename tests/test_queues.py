@@ -85,6 +85,19 @@ def test_an_offer_is_never_empty_and_never_without_end(sizes):
     assert queue.size == sum(sizes)
 
 
+def test_room_counts_what_is_taken_from_it_and_a_further_piece_revokes_it():
+    queue = ByteQueue()
+    queue.append(b"x" * 10)
+    queue.grant(100)
+    assert (queue.size, queue.room) == (10, 100)
+    queue.pieces.append(b"y" * 30)  # as a hot path does
+    queue.room -= 30
+    assert queue.size == 40
+    queue.append(b"z" * 5)
+    assert (queue.size, queue.room) == (45, 0)
+    assert queue.take() == b"x" * 10 + b"y" * 30 + b"z" * 5
+
+
 def test_one_piece_is_offered_as_it_is():
     queue, piece = ByteQueue(), b"x" * 100
     queue.append(piece)

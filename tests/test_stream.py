@@ -472,6 +472,45 @@ async def test_a_failed_write_is_told_once_after_everything_readable(far_end, mo
     assert transport.close_reason is CloseReason.ERROR
 
 
+async def full(far_end):
+    """A transport whose kernel buffer takes nothing more, and whose queue is short."""
+    near, far = far_end()
+    transport, protocol = await connect_fd(Record, near)
+    while not transport.get_write_buffer_size():
+        transport.write(bytes(1000))
+    return far, transport, protocol
+
+
+@pytest.mark.parametrize("how", ["write", "writelines"])
+async def test_a_large_piece_takes_back_what_small_ones_were_allowed(far_end, how):
+    _, transport, protocol = await full(far_end)
+    transport.set_write_buffer_limits(high=60_000)
+    transport.write(b"x")  # small ones may come without a look at the marks from here on
+    for _ in range(5):
+        transport.write(bytes(10_000)) if how == "write" else transport.writelines([bytes(5000)] * 2)
+    while transport.get_write_buffer_size() <= 60_000:
+        transport.write(bytes(2000))
+    assert protocol.told == ["made", "pause"]
+    transport.abort()
+    await protocol.end()
+
+
+async def test_a_protocol_that_wrote_while_it_was_paused_is_paused_again(far_end):
+    far, transport, protocol = await full(far_end)
+    transport.set_write_buffer_limits(high=20_000, low=10_000)
+    for _ in range(50):
+        transport.write(bytes(1000))
+    assert protocol.told == ["made", "pause"]
+    while "resume" not in protocol.told:
+        take(far, 2000)
+        await turns(1)
+    while transport.get_write_buffer_size() <= 20_000:
+        transport.write(bytes(1000))
+    assert protocol.told == ["made", "pause", "resume", "pause"]
+    transport.abort()
+    await protocol.end()
+
+
 @pytest.mark.parametrize("then", ["write_eof", "close", "abort"])
 async def test_what_was_written_before_connection_made_counts_from_then_on(far_end, then):
     near, far = far_end()

@@ -104,6 +104,8 @@ class BaseTransport(asyncio.BaseTransport):
         server: Any = None,
     ) -> None:
         self._state = State.CLOSED  # until it is all there: __del__ and repr look at it
+        if not hasattr(protocol, "connection_made"):
+            raise TypeError(f"a protocol is needed, not {protocol!r}")
         self._loop = loop
         self._rfd = self._wfd = -1
         self._reading_handle, self._writing_handle = _adopt(file)
@@ -309,7 +311,7 @@ class BaseTransport(asyncio.BaseTransport):
         try:
             if self.is_reading() and not self._reader_on:
                 self._read_again()
-        except OSError as exc:
+        except (OSError, RuntimeError) as exc:  # RuntimeError: a transport of the loop's own has it
             if waiter is None or waiter.done():
                 self._step(Event.READ_ERROR, exc)
             else:
@@ -765,7 +767,7 @@ class BaseTransport(asyncio.BaseTransport):
         extra = self._extra
         if extra is not None and name in extra:
             return extra[name]
-        value = self._find_extra(name) if self._state is not State.CLOSED else None
+        value = self._find_extra(name) if self.fileno() >= 0 else None
         return default if value is None else value
 
     def fileno(self) -> int:
@@ -849,7 +851,7 @@ class BaseTransport(asyncio.BaseTransport):
         except AttributeError:
             return  # its constructor failed before it had anything
         try:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
         finally:
             self._state = State.CLOSED
             self._remove_interest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Protocol
 
@@ -67,8 +68,9 @@ class Handle:
             raise DescriptorInUseError(fd)
         try:
             flags = syscalls.status_flags(fd)
-        except OSError as exc:
-            raise OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {file!r} is not open") from None
+        except (OSError, OverflowError) as exc:  # more than a C int holds is no descriptor either
+            number = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EBADF
+            raise OSError(number, f"{os.strerror(number)}: {file!r} is not open") from None
         self._flags = flags | os.O_NONBLOCK if keep_mode else flags
         if not self._flags & os.O_NONBLOCK:
             syscalls.set_blocking(fd, False)

@@ -45,6 +45,7 @@ class ByteQueue:
 
     def append(self, piece: Buffer) -> None:
         self.pieces.append(piece)
+        self.grant(0)  # what it was reckoned from has changed
         self._counted += len(piece)
 
     def offer(self) -> Buffer | list[Buffer]:

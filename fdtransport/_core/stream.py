@@ -110,7 +110,11 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             if handle is not None:
                 if self._watched == handle.fd:
                     self._unwatch()
-                handle.close()
+                try:
+                    if stat.S_ISSOCK(syscalls.fstat(handle.fd).st_mode):
+                        syscalls.shutdown_write(handle.fd)  # the read descriptor may be a dup of it
+                finally:
+                    handle.close()
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:  # the peer has gone: reading will tell
                 self._step(Event.READ_ERROR, exc)
@@ -240,15 +244,16 @@ class StreamTransport(BaseTransport, asyncio.Transport):
 
         :raises OSError: EINVAL, this descriptor cannot be spliced from (splice(2)).
         """
-        return self._take(self._sys.splice, self._rfd, pipe, size, None, None, syscalls.SPLICE_F_NONBLOCK)
+        args = (self._rfd, pipe, size, None, None, syscalls.SPLICE_F_NONBLOCK)
+        return self._take(self._sys.splice, *args, may_refuse=True)
 
-    def _take(self, call: Callable[..., int], *args: Any) -> int:
+    def _take(self, call: Callable[..., int], *args: Any, may_refuse: bool = False) -> int:
         if not self._state.reads:
             return 0
         try:
             count = call(*args)
         except OSError as exc:
-            if exc.errno == errno.EINVAL:
+            if exc.errno == errno.EINVAL and may_refuse:
                 raise
             self._read_failed(exc)
             return 0
