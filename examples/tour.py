@@ -249,7 +249,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.tour", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--size", type=float, default=32, metavar="MIB", help="how much per kind (default 32)")
+    parser.add_argument(
+        "--size", type=float, default=32, metavar="MIB", help="how much per kind (default 32)"
+    )
     parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.echo:
