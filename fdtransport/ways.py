@@ -165,6 +165,12 @@ class Side(asyncio.Protocol):
         else:
             self.transport.read_now(READ_SIZE)  # and drop it
 
+    def peer_gone(self) -> None:
+        # Reading is paused. When a write has failed, the loss waits until what is here is read, for
+        # which the other end may first have to get rid of what it sends: that goes nowhere now.
+        if self.transport.is_closing() and self.inward is not None:
+            self.inward.drop()
+
     def data_received(self, data: bytes) -> None:
         if self.onward is not None and not self.onward.over:
             self.onward.write(data)
