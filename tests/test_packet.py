@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdtransport import BufferLimitError, CloseReason, PacketTransport, UnpollableFileError, connect_packet_fd
-from fdtransport._core import base
+from fdtransport._core import backpressure
 from fdtransport._core.packet import HARD_LIMIT, RECORD_BYTES, RECORDS
 from fdtransport.testing import FOREVER, FaultPlan, RecordingDatagramProtocol, idle_cost
 
@@ -593,13 +593,13 @@ async def test_enobufs_queues_and_tries_again():
 
 
 async def test_enobufs_for_good_ends_the_transport_with_it(monkeypatch):
-    monkeypatch.setattr(base, "BREATH", 0.0001)
+    monkeypatch.setattr(backpressure, "BREATH", 0.0001)
     async with packets() as (transport, protocol, _far):
         with FaultPlan() as plan:
             plan.fail("write", 1, errno.ENOBUFS, FOREVER, fd=transport.fileno())
             transport.sendto(b"never")
             await lost(protocol)
-            assert plan.injected == base.BREATHS + 1
+            assert plan.injected == backpressure.BREATHS + 1
         assert protocol.reason.errno == errno.ENOBUFS
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import pytest
 
 from fdtransport import BufferLimitError, CloseReason, Detached, StreamTransport, connect_fd
-from fdtransport._core import base, stream, syscalls
+from fdtransport._core import backpressure, stream, syscalls
 from fdtransport._core.lifecycle import State
 from fdtransport._core.readiness import forgets_after_error, hangup_watch
 
@@ -387,7 +387,7 @@ def injected(monkeypatch, name: str, number: int, times: int) -> list[int]:
 
 
 async def test_a_shortage_of_kernel_buffers_is_waited_out_without_spinning(far_end, monkeypatch):
-    monkeypatch.setattr(base, "BREATH", 0.001)
+    monkeypatch.setattr(backpressure, "BREATH", 0.001)
     near, far = far_end()
     transport, protocol = await connect_fd(Record, near)
     tries = injected(monkeypatch, "write", errno.ENOBUFS, 5)
@@ -405,7 +405,7 @@ async def test_a_shortage_of_kernel_buffers_is_waited_out_without_spinning(far_e
 
 
 async def test_a_shortage_without_end_ends_the_transport_with_its_errno(far_end, monkeypatch):
-    monkeypatch.setattr(base, "BREATH", 0.0)
+    monkeypatch.setattr(backpressure, "BREATH", 0.0)
     near, _ = far_end()
     transport, protocol = await connect_fd(Record, near)
     tries = injected(monkeypatch, "write", errno.ENOBUFS, 1 << 30)
@@ -413,11 +413,11 @@ async def test_a_shortage_without_end_ends_the_transport_with_its_errno(far_end,
     error = await protocol.end()
     assert isinstance(error, OSError)
     assert error.errno == errno.ENOBUFS
-    assert len(tries) == base.BREATHS + 1
+    assert len(tries) == backpressure.BREATHS + 1
 
 
 async def test_close_waits_out_a_shortage_of_kernel_buffers(far_end, monkeypatch):
-    monkeypatch.setattr(base, "BREATH", 0.001)
+    monkeypatch.setattr(backpressure, "BREATH", 0.001)
     near, far = far_end()
     transport, protocol = await connect_fd(Record, near)
     injected(monkeypatch, "write", errno.ENOBUFS, 3)
@@ -428,7 +428,7 @@ async def test_close_waits_out_a_shortage_of_kernel_buffers(far_end, monkeypatch
 
 
 async def test_abort_during_a_shortage_of_kernel_buffers_ends_at_once(far_end, monkeypatch):
-    monkeypatch.setattr(base, "BREATH", 0.001)
+    monkeypatch.setattr(backpressure, "BREATH", 0.001)
     near, far = far_end()
     transport, protocol = await connect_fd(Record, near)
     injected(monkeypatch, "write", errno.ENOBUFS, 1 << 30)

@@ -9,7 +9,7 @@ from typing import Protocol
 from ..errors import DescriptorInUseError, bad_descriptor
 from . import syscalls
 
-__all__ = ["FileLike", "Handle", "fileno_of"]
+__all__ = ["FileLike", "Handle", "adopt", "fileno_of"]
 
 
 class HasFileno(Protocol):
@@ -124,3 +124,45 @@ class Handle:
                 except OSError:
                     pass  # closed behind our back; closing it will tell
         return fd
+
+
+def adopt(
+    file: FileLike | tuple[FileLike | None, FileLike | None],
+) -> tuple[Handle | None, Handle | None]:
+    """Take over one descriptor, or a read and a write one; all of it or nothing.
+
+    None in a pair leaves a direction out, also of a descriptor that has both.
+    """
+    if not isinstance(file, tuple):
+        handle = _own(file)
+        return (handle if handle.readable else None, handle if handle.writable else None)
+    if len(file) != 2:
+        raise TypeError(f"a pair is (read descriptor, write descriptor), not {file!r}")
+    to_read, to_write = file
+    if to_read is None or to_write is None:
+        if to_read is to_write:
+            raise TypeError("a pair of no descriptors")
+    elif fileno_of(to_read) == fileno_of(to_write):
+        return adopt(to_read)
+    reading = writing = None
+    try:
+        if to_read is not None:
+            reading = _own(to_read)
+            if not reading.readable:
+                raise bad_descriptor(f"{to_read!r} is write-only, and is to be read")
+        if to_write is not None:
+            writing = _own(to_write)
+            if not writing.writable:
+                raise bad_descriptor(f"{to_write!r} is read-only, and is to be written to")
+    except BaseException:
+        if writing is not None:
+            writing.release()
+        if reading is not None:
+            reading.release()
+        raise
+    return reading, writing
+
+
+def _own(file: FileLike) -> Handle:
+    """*file* taken over; a handle that an adapter has made is that already."""
+    return file if isinstance(file, Handle) else Handle(file)
