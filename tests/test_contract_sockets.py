@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_sweep import check, live
 
 from fdtransport import sockets
-from fdtransport.testing import FarEnd, Features, Promise, stream_promises
+from fdtransport.testing import ERRNOS, FOREVER, FarEnd, Features, Promise, stream_promises, sweep
 
 Factory = Callable[[], Any]
 Pair = tuple[Any, FarEnd]
@@ -168,3 +169,17 @@ def _cases() -> list[Any]:
 async def test_contract(kind: str, promise: Promise, tmp_path: Path) -> None:
     make, features = KINDS[kind]
     assert await promise.run(Maker(make, features, tmp_path))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("reports")
+@pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "for good"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("accepted")])
+async def test_any_call_may_fail(kind: str, times: int, tmp_path: Path) -> None:
+    make, features = KINDS[kind]
+    maker = Maker(make, features, tmp_path)
+    runs = 0
+    async for outcome in sweep(lambda: live(maker), errnos=ERRNOS, times=(times,), at_most=3):
+        runs += 1
+        check(outcome, maker)
+    assert runs > 20
