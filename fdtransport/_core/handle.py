@@ -90,11 +90,6 @@ class Handle:
     def fileno(self) -> int:
         return self.fd
 
-    def check_identity(self) -> None:
-        """Raise EBADF when the file object was closed by somebody else (and the number maybe reused)."""
-        if fileno_of(self.file) != self.fd:
-            raise bad_descriptor(f"{self.file!r} was closed under its transport")
-
     def close(self) -> None:
         """Close the descriptor, once. Afterwards the number is nobody's.
 
