@@ -18,20 +18,11 @@ from .fifo import FifoTransport, connect_fifo, open_fifo
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
-from .sockets import (
-    Server,
-    SocketTransport,
-    create_connection,
-    create_server,
-    create_unix_connection,
-    create_unix_server,
-    open_connection,
-    open_unix_connection,
-    start_server,
-    start_unix_server,
-)
+from .sockets import Server, SocketTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
+from .tcp import create_connection, create_server, open_connection, start_server
+from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
 
 __all__ = [
     "BufferLimitError",

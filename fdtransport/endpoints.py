@@ -20,9 +20,11 @@ from ._core.stream import StreamTransport
 from .errors import EndpointError
 from .fd import connect_fd
 from .fifo import connect_fifo
-from .sockets import Server, create_connection, create_server, create_unix_connection, create_unix_server
+from .sockets import Server
 from .stdio import connect_stdio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .tcp import create_connection, create_server
+from .unix import create_unix_connection, create_unix_server
 from .urls import (
     Address,
     Option,

@@ -1,8 +1,4 @@
-"""TCP and UNIX stream sockets: asyncio's functions under asyncio's names, as module functions.
-
-Names are resolved by the loop and dialled by aiohappyeyeballs; a numeric address needs neither a
-thread nor a lookup.
-"""
+"""Connected stream sockets of any family, and what the kinds of them (``tcp``, ``unix``) share."""
 
 from __future__ import annotations
 
@@ -14,38 +10,33 @@ import ssl as _ssl
 import struct
 from asyncio import constants, transports
 from asyncio.trsock import TransportSocket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypedDict, TypeVar
 
 from ._core.accept import Server
-from ._core.addresses import bind, dial, is_tcp, resolve, set_nodelay
+from ._core.addresses import is_tcp, set_nodelay
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
-from ._core.socket_file import bind_unix, dial_unix, remover, unix_family
 from ._core.stream import StreamTransport
-from ._core.tls import Tls, client_tls, server_tls
-from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from ._core.tls import Tls
+from .streams import StreamReader, stream_protocol, stream_writer
 
 __all__ = [
+    "Connected",
     "Server",
     "SocketTransport",
-    "create_connection",
-    "create_server",
-    "create_unix_connection",
-    "create_unix_server",
-    "open_connection",
-    "open_unix_connection",
-    "start_server",
-    "start_unix_server",
+    "TlsOptions",
+    "check_stream",
+    "connect_socket",
+    "open_by",
+    "serve",
+    "stream_factory",
 ]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-Host = str | bytes
-Port = int | str
-LocalAddress = tuple[Host | None, Port | None]
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
 
 
 class _Borrowed(socket.socket):
@@ -97,7 +88,7 @@ class SocketTransport(StreamTransport):
             except OSError as exc:
                 raise OSError(exc.errno, f"{exc.strerror}: {handle.file!r}") from None
         sock = handle.file
-        _check_stream(sock)
+        check_stream(sock)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"a connected socket was expected, and this one listens: {sock!r}")
         set_nodelay(sock)
@@ -172,7 +163,7 @@ class SocketTransport(StreamTransport):
         return OSError(code, os.strerror(code)) if code else None
 
 
-def _check_stream(sock: socket.socket, family: int | None = None) -> None:
+def check_stream(sock: socket.socket, family: int | None = None) -> None:
     """Refuse what a stream transport cannot use, before anything is done to it."""
     if isinstance(sock, _ssl.SSLSocket):
         raise TypeError("Socket cannot be of type SSLSocket")
@@ -181,7 +172,9 @@ def _check_stream(sock: socket.socket, family: int | None = None) -> None:
         raise ValueError(f"A {what} was expected, got {sock!r}")
 
 
-async def _connect(protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None) -> tuple[Any, P]:
+async def connect_socket(
+    protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None
+) -> tuple[Any, P]:
     """A transport on a connected socket; when this raises, the socket is the caller's."""
     if tls is None:
         return await open_transport(SocketTransport, protocol_factory, sock)
@@ -198,202 +191,10 @@ async def _connect(protocol_factory: Callable[[], P], sock: socket.socket, tls: 
     return layer._app_transport, protocol
 
 
-# -- TCP --------------------------------------------------------------------------------------------
-
-
-class _TlsOptions(TypedDict, total=False):
+class TlsOptions(TypedDict, total=False):
     server_hostname: str | None
     ssl_handshake_timeout: float | None
     ssl_shutdown_timeout: float | None
-
-
-class _DialOptions(_TlsOptions, total=False):
-    family: int
-    proto: int
-    flags: int
-    sock: socket.socket | None
-    local_addr: LocalAddress | None
-    happy_eyeballs_delay: float | None
-    interleave: int | None
-    all_errors: bool
-
-
-@overload
-async def create_connection(
-    protocol_factory: Callable[[], P],
-    host: Host | None = None,
-    port: Port | None = None,
-    *,
-    ssl: None = None,
-    **options: Unpack[_DialOptions],
-) -> tuple[SocketTransport, P]: ...
-@overload
-async def create_connection(
-    protocol_factory: Callable[[], P],
-    host: Host | None = None,
-    port: Port | None = None,
-    *,
-    ssl: _ssl.SSLContext | bool,
-    **options: Unpack[_DialOptions],
-) -> tuple[asyncio.Transport, P]: ...
-
-async def create_connection(
-    protocol_factory: Callable[[], P],
-    host: Host | None = None,
-    port: Port | None = None,
-    *,
-    ssl: _ssl.SSLContext | bool | None = None,
-    family: int = 0,
-    proto: int = 0,
-    flags: int = 0,
-    sock: socket.socket | None = None,
-    local_addr: LocalAddress | None = None,
-    server_hostname: str | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-    happy_eyeballs_delay: float | None = None,
-    interleave: int | None = None,
-    all_errors: bool = False,
-) -> tuple[Any, P]:
-    """Connect to a TCP server; a drop-in for ``loop.create_connection``, on every loop and Python.
-
-    All options are asyncio's. Returns ``(transport, protocol)`` after ``connection_made``; the
-    transport is a `SocketTransport`, or asyncio's TLS transport over one when *ssl* is given.
-
-    :raises OSError: nobody could be reached; with *all_errors* an ExceptionGroup of one per address.
-    :raises ValueError: contradictory options, or *sock* is no stream socket.
-    :raises OverflowError: the port is not in 0 to 65535.
-
-    When this raises, and when it is cancelled, nothing stays open, and *sock* is the caller's.
-
-    ::
-
-        transport, protocol = await create_connection(asyncio.Protocol, "127.0.0.1", port)
-    """
-    if ssl and server_hostname is None:
-        if not host:
-            raise ValueError("You must set server_hostname when using ssl without a host")
-        server_hostname = host.decode("idna") if isinstance(host, bytes) else host
-    tls = client_tls(ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-    if host is None and port is None:
-        if sock is None:
-            raise ValueError("host and port was not specified and no sock specified")
-        _check_stream(sock)
-        return await _connect(protocol_factory, sock, tls)
-    if sock is not None:
-        raise ValueError("host/port and sock can not be specified at the same time")
-    remote = await resolve(host, port, family, proto, flags)
-    local = None if local_addr is None else await resolve(*local_addr[:2], family, proto, flags)
-    sock = await dial(remote, local, happy_eyeballs_delay, interleave, all_errors)
-    try:
-        return await _connect(protocol_factory, sock, tls)
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def open_connection(
-    host: Host | None = None, port: Port | None = None, *, limit: int = DEFAULT_LIMIT, **kwds: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
-    """Connect to a TCP server; a drop-in for ``asyncio.open_connection``.
-
-    *limit*: bytes that ``readline`` and ``readuntil`` accept at most. Everything else as in
-    ``create_connection``. Returns ``(reader, writer)``.
-
-    ::
-
-        reader, writer = await open_connection("127.0.0.1", port)
-        line = await reader.readline()
-    """
-    return await _open(lambda factory: create_connection(factory, host, port, **kwds), limit)
-
-
-async def create_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    host: Host | Iterable[Host] | None = None,
-    port: Port | None = None,
-    *,
-    family: int = socket.AF_UNSPEC,
-    flags: int = socket.AI_PASSIVE,
-    sock: socket.socket | None = None,
-    backlog: int = 100,
-    ssl: _ssl.SSLContext | None = None,
-    reuse_address: bool | None = None,
-    reuse_port: bool | None = None,
-    keep_alive: bool | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-    start_serving: bool = True,
-) -> Server:
-    """Serve TCP; a drop-in for ``loop.create_server``, as of Python 3.13 on every Python.
-
-    All options are asyncio's: *host* may be a sequence of names, None or ``""`` for every interface,
-    *sock* a bound stream socket of any family. Returns a `Server`. Each connection becomes a
-    `SocketTransport` with a protocol of *protocol_factory*.
-
-    :raises OSError: a name cannot be resolved or an address not be bound.
-    :raises ValueError: contradictory options, or *sock* is no stream socket.
-    :raises OverflowError: the port is not in 0 to 65535.
-
-    When this raises, and when it is cancelled, nothing stays open, and *sock* is the caller's.
-
-    ::
-
-        async with await create_server(MyProtocol, "127.0.0.1", 8000) as server:
-            await server.serve_forever()
-    """
-    tls = server_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-    if host is None and port is None:
-        if sock is None:
-            raise ValueError("Neither host/port nor sock were specified")
-        _check_stream(sock)
-        return _serve(protocol_factory, [sock], tls, backlog, start_serving)
-    if sock is not None:
-        raise ValueError("host/port and sock can not be specified at the same time")
-    if host is None or isinstance(host, str | bytes):
-        hosts: list[Any] = [host or None]
-    else:
-        hosts = list(host)
-    found = await asyncio.gather(*(resolve(host, port, family, 0, flags) for host in hosts))
-    infos = list(dict.fromkeys(info for infos in found for info in infos))
-    sockets: list[socket.socket] = []
-    try:
-        for info in infos:
-            bound = bind(info, reuse_address, reuse_port, keep_alive)
-            if bound is not None:
-                sockets.append(bound)
-        if not sockets:
-            raise OSError(f"could not bind on any address out of {[info[4] for info in infos]!r}")
-        return _serve(protocol_factory, sockets, tls, backlog, start_serving)
-    except BaseException:
-        for bound in sockets:
-            bound.close()
-        raise
-
-
-async def start_server(
-    client_connected_cb: Connected,
-    host: Host | Iterable[Host] | None = None,
-    port: Port | None = None,
-    *,
-    limit: int = DEFAULT_LIMIT,
-    **kwds: Any,
-) -> Server:
-    """Serve TCP with a reader and a writer per connection; a drop-in for ``asyncio.start_server``.
-
-    *client_connected_cb*: a function or coroutine function, called with ``(reader, writer)``.
-    *limit*: bytes that ``readline`` and ``readuntil`` accept at most. Everything else as in
-    ``create_server``.
-
-    ::
-
-        async def echo(reader, writer):
-            writer.write(await reader.readline())
-            writer.close()
-
-        server = await start_server(echo, "127.0.0.1", 8000)
-    """
-    return await create_server(_stream_factory(client_connected_cb, limit), host, port, **kwds)
 
 
 def _accept_tls(
@@ -402,7 +203,7 @@ def _accept_tls(
     return SocketTransport(loop, sock, tls.layer(loop, protocol, waiter), None, extra, server)
 
 
-def _serve(
+def serve(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     sockets: Sequence[socket.socket],
     tls: Tls | None,
@@ -425,175 +226,17 @@ def _serve(
     return server
 
 
-# -- UNIX -------------------------------------------------------------------------------------------
-
-
-@overload
-async def create_unix_connection(
-    protocol_factory: Callable[[], P],
-    path: Path | None = None,
-    *,
-    ssl: None = None,
-    sock: socket.socket | None = None,
-    **options: Unpack[_TlsOptions],
-) -> tuple[SocketTransport, P]: ...
-@overload
-async def create_unix_connection(
-    protocol_factory: Callable[[], P],
-    path: Path | None = None,
-    *,
-    ssl: _ssl.SSLContext | bool,
-    sock: socket.socket | None = None,
-    **options: Unpack[_TlsOptions],
-) -> tuple[asyncio.Transport, P]: ...
-async def create_unix_connection(
-    protocol_factory: Callable[[], P],
-    path: Path | None = None,
-    *,
-    ssl: _ssl.SSLContext | bool | None = None,
-    sock: socket.socket | None = None,
-    server_hostname: str | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-) -> tuple[Any, P]:
-    """Connect to a UNIX server; a drop-in for ``loop.create_unix_connection``.
-
-    *path*: of a socket file, or an abstract name of Linux (``"\\0name"``, unix(7)). All options are
-    asyncio's. Returns ``(transport, protocol)`` after ``connection_made``. A server whose backlog is
-    full is waited for.
-
-    :raises OSError: nobody serves there.
-    :raises ValueError: contradictory options, or *sock* is no UNIX stream socket.
-
-    When this raises, and when it is cancelled, nothing stays open, and *sock* is the caller's.
-
-    ::
-
-        transport, protocol = await create_unix_connection(asyncio.Protocol, "/run/app.sock")
-    """
-    if ssl and server_hostname is None:
-        raise ValueError("you have to pass server_hostname when using ssl")
-    tls = client_tls(ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-    if path is None:
-        if sock is None:
-            raise ValueError("no path and sock were specified")
-        _check_stream(sock, unix_family())
-        return await _connect(protocol_factory, sock, tls)
-    if sock is not None:
-        raise ValueError("path and sock can not be specified at the same time")
-    sock = socket.socket(unix_family(), socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await dial_unix(sock, os.fspath(path))
-        return await _connect(protocol_factory, sock, tls)
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def open_unix_connection(
-    path: Path | None = None, *, limit: int = DEFAULT_LIMIT, **kwds: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
-    """Connect to a UNIX server; a drop-in for ``asyncio.open_unix_connection``.
-
-    *limit*: bytes that ``readline`` and ``readuntil`` accept at most. Everything else as in
-    ``create_unix_connection``. Returns ``(reader, writer)``.
-
-    ::
-
-        reader, writer = await open_unix_connection("/run/app.sock")
-    """
-    return await _open(lambda factory: create_unix_connection(factory, path, **kwds), limit)
-
-
-async def create_unix_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    path: Path | None = None,
-    *,
-    sock: socket.socket | None = None,
-    backlog: int = 100,
-    ssl: _ssl.SSLContext | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-    start_serving: bool = True,
-    cleanup_socket: bool = True,
-    mode: int = 0o600,
-) -> Server:
-    """Serve on a UNIX socket; a drop-in for ``loop.create_unix_server``, and a safer one.
-
-    *path*: of a socket file, or an abstract name of Linux (``"\\0name"``, unix(7)). *mode*:
-    permissions of the file, whatever the umask, from its first moment on; who may write may connect.
-    *cleanup_socket*: remove the file on close, if it is still this server's. The other options are
-    asyncio's. Returns a `Server`.
-
-    A socket file that nobody serves any more is replaced. The file of a living server, a symbolic
-    link and anything else are left alone.
-
-    :raises OSError: EADDRINUSE, the path is taken; or it cannot be made.
-    :raises ValueError: contradictory options, or *sock* is no UNIX stream socket.
-
-    When this raises, and when it is cancelled, nothing stays behind, and *sock* is the caller's.
-
-    ::
-
-        server = await create_unix_server(MyProtocol, "/run/app.sock", mode=0o660)
-    """
-    tls = server_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-    if path is None:
-        if sock is None:
-            raise ValueError("path was not specified, and no sock specified")
-        _check_stream(sock, unix_family())
-        on_close = remover(sock.getsockname()) if cleanup_socket else None
-        return _serve(protocol_factory, [sock], tls, backlog, start_serving, on_close)
-    if sock is not None:
-        raise ValueError("path and sock can not be specified at the same time")
-    path = os.fspath(path)
-    sock = socket.socket(unix_family(), socket.SOCK_STREAM)
-    remove: Callable[[], None] | None = None
-    try:
-        await bind_unix(sock, path, mode)
-        remove = remover(path)
-        on_close = remove if cleanup_socket else None
-        return _serve(protocol_factory, [sock], tls, backlog, start_serving, on_close)
-    except BaseException:
-        if remove is not None:
-            remove()
-        sock.close()
-        raise
-
-
-async def start_unix_server(
-    client_connected_cb: Connected,
-    path: Path | None = None,
-    *,
-    limit: int = DEFAULT_LIMIT,
-    **kwds: Any,
-) -> Server:
-    """Serve on a UNIX socket with a reader and a writer per connection, as ``asyncio.start_unix_server``.
-
-    *client_connected_cb*: a function or coroutine function, called with ``(reader, writer)``.
-    *limit*: bytes that ``readline`` and ``readuntil`` accept at most. Everything else as in
-    ``create_unix_server``.
-
-    ::
-
-        server = await start_unix_server(echo, "/run/app.sock")
-    """
-    return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **kwds)
-
-
-# -- streams ----------------------------------------------------------------------------------------
-
-
-async def _open(
+async def open_by(
     connect: Callable[[Callable[[], Any]], Awaitable[tuple[Any, Any]]], limit: int
 ) -> tuple[StreamReader, asyncio.StreamWriter]:
+    """A reader and a writer on what *connect* makes with the protocol factory that it is given."""
     loop = asyncio.get_running_loop()
     reader, protocol = stream_protocol(limit, loop)
     transport, _ = await connect(lambda: protocol)
     return reader, stream_writer(transport, protocol, reader, loop)
 
 
-def _stream_factory(client_connected_cb: Connected, limit: int) -> Callable[[], Any]:
+def stream_factory(client_connected_cb: Connected, limit: int) -> Callable[[], Any]:
+    """The protocol factory of a server that calls *client_connected_cb* with a reader and a writer."""
     loop = asyncio.get_running_loop()
     return lambda: stream_protocol(limit, loop, client_connected_cb)[1]

@@ -16,7 +16,8 @@ from typing import Any
 
 from ._core import syscalls
 from ._core.opening import open_transport
-from ._core.stream import READ_SIZE, StreamTransport
+from ._core.reading import READ_SIZE
+from ._core.stream import StreamTransport
 
 __all__ = ["StreamReader", "StreamReaderProtocol", "open_streams", "stream_protocol", "stream_writer"]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ._core import syscalls
+from ._core.reading import READ_SIZE
 from ._core.spare import SIZE, TCP_SIZE, Pipe, Stock
-from ._core.stream import READ_SIZE, StreamTransport
+from ._core.stream import StreamTransport
 
 __all__ = ["Moved", "Side", "Way"]
 

@@ -16,10 +16,9 @@ import weakref
 
 import pytest
 
-from fdtransport import DescriptorInUseError
+from fdtransport import DescriptorInUseError, SocketTransport
 from fdtransport._core import accept, syscalls
 from fdtransport._core.accept import Server
-from fdtransport.sockets import SocketTransport
 from fdtransport.testing import RecordingProtocol
 from fdtransport.testing.observe import until
 
@@ -326,7 +325,7 @@ async def test_an_unexpected_error_is_reported_once_and_does_not_spin(listener, 
 
 LIMITED = """
     import asyncio, errno, json, resource, socket, sys
-    from fdtransport.sockets import create_server
+    from fdtransport import create_server
 
     async def main():
         loop, reports, greeted = asyncio.get_running_loop(), [], []

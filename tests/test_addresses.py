@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
+from fdtransport import create_connection, create_server
 from fdtransport._core import addresses
 from fdtransport._core.addresses import bind, dial, resolve
-from fdtransport.sockets import create_connection, create_server
 
 LOOPBACK = "127.0.0.1"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_sweep import check, live
 
-from fdtransport import sockets
+import fdtransport
 from fdtransport.testing import ERRNOS, FOREVER, FarEnd, Features, Promise, stream_promises, sweep
 
 Factory = Callable[[], Any]
@@ -61,9 +61,9 @@ async def _dial(listener: socket.socket, protocol_factory: Factory) -> Pair:
     with listener:
         try:
             if listener.family == socket.AF_UNIX:
-                made = await sockets.create_unix_connection(factory, listener.getsockname())
+                made = await fdtransport.create_unix_connection(factory, listener.getsockname())
             else:
-                made = await sockets.create_connection(factory, *listener.getsockname())
+                made = await fdtransport.create_connection(factory, *listener.getsockname())
         except BaseException:
             for end in far:
                 end.close()
@@ -79,7 +79,9 @@ async def connected_unix(protocol_factory: Factory, directory: Path) -> Pair:
     return await _dial(_listen_unix(directory), protocol_factory)
 
 
-async def _accept(server: sockets.Server, made: asyncio.Future[Any], connect: Callable[[], FarEnd]) -> Pair:
+async def _accept(
+    server: fdtransport.Server, made: asyncio.Future[Any], connect: Callable[[], FarEnd]
+) -> Pair:
     far = connect()
     try:
         return await asyncio.wait_for(made, 5), far
@@ -112,7 +114,7 @@ class _Watcher:
 
 async def accepted_tcp(protocol_factory: Factory, directory: Path) -> Pair:
     watcher = _Watcher(protocol_factory)
-    server = await sockets.create_server(watcher, "127.0.0.1", 0)
+    server = await fdtransport.create_server(watcher, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     return await _accept(server, watcher.made, lambda: FarEnd(socket.create_connection(address)))
 
@@ -120,7 +122,7 @@ async def accepted_tcp(protocol_factory: Factory, directory: Path) -> Pair:
 async def accepted_unix(protocol_factory: Factory, directory: Path) -> Pair:
     watcher = _Watcher(protocol_factory)
     path = str(directory / str(next(_numbers)))
-    server = await sockets.create_unix_server(watcher, path)
+    server = await fdtransport.create_unix_server(watcher, path)
 
     def connect() -> FarEnd:
         sock = socket.socket(socket.AF_UNIX)
@@ -134,7 +136,7 @@ async def given_object(protocol_factory: Factory, directory: Path) -> Pair:
     near, other = socket.socketpair()
     far = FarEnd(other)
     try:
-        transport, _ = await sockets.create_unix_connection(protocol_factory, sock=near)
+        transport, _ = await fdtransport.create_unix_connection(protocol_factory, sock=near)
     except BaseException:
         near.close()
         far.close()

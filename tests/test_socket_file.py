@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from fdtransport import create_unix_connection, create_unix_server, open_unix_connection
 from fdtransport._core import socket_file
-from fdtransport.sockets import create_unix_connection, create_unix_server, open_unix_connection
 
 
 @pytest.fixture

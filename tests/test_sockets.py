@@ -15,7 +15,8 @@ from asyncio.trsock import TransportSocket
 
 import pytest
 
-from fdtransport import CloseReason, DescriptorInUseError, sockets
+import fdtransport
+from fdtransport import CloseReason, DescriptorInUseError, StreamTransport
 from fdtransport.sockets import SocketTransport
 from fdtransport.testing import RecordingProtocol, descriptors
 from fdtransport.testing.observe import until
@@ -59,7 +60,7 @@ async def turns(count=5):
 
 
 async def connect(sock, **hooks):
-    transport, protocol = await sockets.create_connection(lambda: RecordingProtocol(**hooks), sock=sock)
+    transport, protocol = await fdtransport.create_connection(lambda: RecordingProtocol(**hooks), sock=sock)
     return transport, protocol
 
 
@@ -298,7 +299,7 @@ def test_a_program_sees_the_same_with_asyncios_functions_and_with_ours(scenario,
     async def theirs():
         return await scenario(Ends(Stock(), family, tmp_path))
 
-    assert loop.run_until_complete(scenario(Ends(sockets, family, tmp_path))) == on_asyncio(theirs)
+    assert loop.run_until_complete(scenario(Ends(fdtransport, family, tmp_path))) == on_asyncio(theirs)
 
 
 async def line_by_line(functions, unix, path):
@@ -342,7 +343,7 @@ def test_streams_see_the_same_with_asyncios_functions_and_with_ours(unix, loop, 
     async def theirs():
         return await line_by_line(Stock(), unix, str(tmp_path / "theirs"))
 
-    ours = loop.run_until_complete(line_by_line(sockets, unix, str(tmp_path / "ours")))
+    ours = loop.run_until_complete(line_by_line(fdtransport, unix, str(tmp_path / "ours")))
     assert sorted(ours, key=repr) == sorted(on_asyncio(theirs), key=repr)
 
 
@@ -350,8 +351,8 @@ async def test_an_exception_in_a_callback_for_clients_is_reported_and_closes(rep
     async def fail(reader, writer):
         raise LookupError("a bug")
 
-    async with await sockets.start_server(fail, LOOPBACK, 0) as server:
-        reader, writer = await sockets.open_connection(*server.sockets[0].getsockname())
+    async with await fdtransport.start_server(fail, LOOPBACK, 0) as server:
+        reader, writer = await fdtransport.open_connection(*server.sockets[0].getsockname())
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
@@ -407,7 +408,7 @@ def test_bad_input_gives_asyncios_error_and_touches_nothing(name, arguments, opt
     async def theirs():
         return await error(Stock())
 
-    assert loop.run_until_complete(error(sockets)) == on_asyncio(theirs)
+    assert loop.run_until_complete(error(fdtransport)) == on_asyncio(theirs)
     assert not made
 
 
@@ -415,14 +416,14 @@ def test_bad_input_gives_asyncios_error_and_touches_nothing(name, arguments, opt
 async def test_sockets_that_are_there_already_can_be_given(family, listener, tmp_path):
     if family == "tcp":
         given, near = listener, socket.create_connection(listener.getsockname())
-        server = await sockets.start_server(shout, sock=given)
-        reader, writer = await sockets.open_connection(sock=near)
+        server = await fdtransport.start_server(shout, sock=given)
+        reader, writer = await fdtransport.open_connection(sock=near)
     else:
         given, near = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
         given.bind(str(tmp_path / "socket"))
-        server = await sockets.start_unix_server(shout, sock=given)
+        server = await fdtransport.start_unix_server(shout, sock=given)
         near.connect(str(tmp_path / "socket"))
-        reader, writer = await sockets.open_unix_connection(sock=near)
+        reader, writer = await fdtransport.open_unix_connection(sock=near)
     writer.write(b"hello\n")
     assert await reader.read() == b"HELLO\n"
     writer.close()
@@ -441,7 +442,7 @@ async def test_a_tls_socket_is_refused(tcp_pair):
     near, _ = tcp_pair
     context = ssl.create_default_context()
     wrapped = context.wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False)
-    for function in (sockets.create_connection, sockets.create_server):
+    for function in (fdtransport.create_connection, fdtransport.create_server):
         with pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
             await function(asyncio.Protocol, sock=wrapped)
     wrapped.close()
@@ -449,7 +450,7 @@ async def test_a_tls_socket_is_refused(tcp_pair):
 
 async def test_a_listening_socket_is_no_connection(listener):
     with pytest.raises(ValueError, match="this one listens"):
-        await sockets.create_connection(asyncio.Protocol, sock=listener)
+        await fdtransport.create_connection(asyncio.Protocol, sock=listener)
     assert os.get_blocking(listener.fileno())
 
 
@@ -457,7 +458,7 @@ async def test_a_socket_that_is_under_a_transport_is_refused_and_stays_there(pai
     near, far = pair
     transport, protocol = await connect(near)
     with pytest.raises(DescriptorInUseError):
-        await sockets.create_connection(asyncio.Protocol, sock=near)
+        await fdtransport.create_connection(asyncio.Protocol, sock=near)
     far.send(b"still here")
     await until(lambda: protocol.received == b"still here", "it arrived")
     await transport.aclose()
@@ -467,14 +468,14 @@ async def test_a_closed_socket_is_refused(pair):
     near, _ = pair
     near.close()
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
-        await sockets.create_connection(asyncio.Protocol, sock=near)
+        await fdtransport.create_connection(asyncio.Protocol, sock=near)
     assert caught.value.errno == errno.EBADF
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_a_limit_that_is_no_limit_is_refused(limit, listener):
     with pytest.raises(ValueError, match="Limit"):
-        await sockets.open_connection(*listener.getsockname(), limit=limit)
+        await fdtransport.open_connection(*listener.getsockname(), limit=limit)
 
 
 async def test_a_factory_that_raises_leaves_a_given_socket_as_it_was(pair):
@@ -484,7 +485,7 @@ async def test_a_factory_that_raises_leaves_a_given_socket_as_it_was(pair):
         raise LookupError("no protocol today")
 
     with pytest.raises(LookupError):
-        await sockets.create_connection(factory, sock=near)
+        await fdtransport.create_connection(factory, sock=near)
     far.send(b"untouched")
     assert near.recv(20) == b"untouched"
 
@@ -494,15 +495,15 @@ async def test_a_factory_that_raises_leaves_nothing_open(listener, tmp_path):
         raise LookupError("no protocol today")
 
     with pytest.raises(LookupError):
-        await sockets.create_connection(factory, *listener.getsockname())
-    async with await sockets.create_unix_server(asyncio.Protocol, tmp_path / "socket"):
+        await fdtransport.create_connection(factory, *listener.getsockname())
+    async with await fdtransport.create_unix_server(asyncio.Protocol, tmp_path / "socket"):
         with pytest.raises(LookupError):
-            await sockets.create_unix_connection(factory, tmp_path / "socket")
+            await fdtransport.create_unix_connection(factory, tmp_path / "socket")
 
 
 async def test_cancelling_with_a_given_socket_leaves_it_as_it_was(pair):
     near, far = pair
-    task = asyncio.ensure_future(sockets.create_connection(asyncio.Protocol, sock=near))
+    task = asyncio.ensure_future(fdtransport.create_connection(asyncio.Protocol, sock=near))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -544,16 +545,18 @@ def test_cancelling_at_any_turn_of_the_loop_leaves_nothing_open(way, listener, l
     unix.listen(200)
 
     async def streams():
-        _, writer = await sockets.open_connection(host, port)
+        _, writer = await fdtransport.open_connection(host, port)
         return writer.transport, None
 
     makers = {
-        "tcp": lambda: sockets.create_connection(asyncio.Protocol, host, port),
-        "name": lambda: sockets.create_connection(asyncio.Protocol, "localhost", port, family=socket.AF_INET),
-        "happy eyeballs": lambda: sockets.create_connection(
+        "tcp": lambda: fdtransport.create_connection(asyncio.Protocol, host, port),
+        "name": lambda: fdtransport.create_connection(
+            asyncio.Protocol, "localhost", port, family=socket.AF_INET
+        ),
+        "happy eyeballs": lambda: fdtransport.create_connection(
             asyncio.Protocol, "localhost", port, happy_eyeballs_delay=0.001
         ),
-        "unix": lambda: sockets.create_unix_connection(asyncio.Protocol, path),
+        "unix": lambda: fdtransport.create_unix_connection(asyncio.Protocol, path),
         "streams": streams,
     }
     with unix:
@@ -745,8 +748,8 @@ async def test_the_peer_of_a_unix_socket_can_be_known(tmp_path):
         guests.append(RecordingProtocol())
         return guests[-1]
 
-    async with await sockets.create_unix_server(factory, path):
-        transport, _ = await sockets.create_unix_connection(asyncio.Protocol, path)
+    async with await fdtransport.create_unix_server(factory, path):
+        transport, _ = await fdtransport.create_unix_connection(asyncio.Protocol, path)
         await until(lambda: guests and guests[0].transport, "it was accepted")
         assert guests[0].transport.get_extra_info("peercred") == (os.getpid(), os.getuid(), os.getgid())
         assert guests[0].transport.get_extra_info("sockname") == path
@@ -767,7 +770,7 @@ async def test_what_a_server_accepts_sends_without_delay():
         guests.append(RecordingProtocol())
         return guests[-1]
 
-    async with await sockets.create_server(factory, LOOPBACK, 0) as server:
+    async with await fdtransport.create_server(factory, LOOPBACK, 0) as server:
         with socket.create_connection(server.sockets[0].getsockname()):
             await until(lambda: guests and guests[0].transport, "it was accepted")
             sock = guests[0].transport.get_extra_info("socket")
@@ -782,7 +785,7 @@ async def test_an_accepted_transport_that_was_paused_when_it_was_made_sees_a_han
         guests.append(RecordingProtocol(made=lambda protocol: protocol.transport.pause_reading()))
         return guests[-1]
 
-    async with await sockets.create_server(factory, LOOPBACK, 0) as server:
+    async with await fdtransport.create_server(factory, LOOPBACK, 0) as server:
         client = socket.create_connection(server.sockets[0].getsockname())
         client.send(b"last words")
         client.close()
@@ -802,8 +805,8 @@ async def test_a_registration_that_is_refused_is_told_to_the_accepted_protocol(m
         guests.append(RecordingProtocol())
         return guests[-1]
 
-    async with await sockets.create_server(factory, LOOPBACK, 0) as server:
-        monkeypatch.setattr(sockets.StreamTransport, "_register", refuse)
+    async with await fdtransport.create_server(factory, LOOPBACK, 0) as server:
+        monkeypatch.setattr(StreamTransport, "_register", refuse)
         with socket.create_connection(server.sockets[0].getsockname()) as client:
             await until(lambda: guests and guests[0].lost, "it was lost")
             assert guests[0].reason.errno == errno.ENOSPC
@@ -815,8 +818,8 @@ async def test_a_thousand_connections_leave_no_descriptor(how, tmp_path):
     path = str(tmp_path / "socket")
     before = None
     servers = [
-        await sockets.create_server(asyncio.Protocol, LOOPBACK, 0),
-        await sockets.create_unix_server(asyncio.Protocol, path),
+        await fdtransport.create_server(asyncio.Protocol, LOOPBACK, 0),
+        await fdtransport.create_unix_server(asyncio.Protocol, path),
     ]
     address = servers[0].sockets[0].getsockname()
 
@@ -828,9 +831,9 @@ async def test_a_thousand_connections_leave_no_descriptor(how, tmp_path):
             await until(quiet, "all have gone")
             before = descriptors()
         if how == "unix":
-            transport, _ = await sockets.create_unix_connection(asyncio.Protocol, path)
+            transport, _ = await fdtransport.create_unix_connection(asyncio.Protocol, path)
         else:
-            transport, _ = await sockets.create_connection(asyncio.Protocol, *address)
+            transport, _ = await fdtransport.create_connection(asyncio.Protocol, *address)
         if how == "accepted":
             servers[0].abort_clients()
             await transport.wait_hangup()
@@ -864,8 +867,8 @@ async def test_loop_sendfile_sends_a_file_in_order(tcp_pair, tmp_path):
 
 def test_a_program_that_returns_without_closing_anything_leaks_nothing(tmp_path, loop):
     async def main():
-        server = await sockets.create_unix_server(asyncio.Protocol, tmp_path / "socket")
-        transport, _ = await sockets.create_unix_connection(asyncio.Protocol, tmp_path / "socket")
+        server = await fdtransport.create_unix_server(asyncio.Protocol, tmp_path / "socket")
+        transport, _ = await fdtransport.create_unix_connection(asyncio.Protocol, tmp_path / "socket")
         transport.close()
         server.abort_clients()
         server.close()

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import pytest
 
 from fdtransport import BufferLimitError, CloseReason, Detached, StreamTransport, connect_fd
-from fdtransport._core import backpressure, stream, syscalls
+from fdtransport._core import backpressure, reading, stream, syscalls
 from fdtransport._core.lifecycle import State
 from fdtransport._core.readiness import forgets_after_error, hangup_watch
 
@@ -644,7 +644,7 @@ async def test_a_sender_without_end_gets_a_bounded_number_of_reads_per_wake_up(f
         await turns(1)
         seen.append(hose.reads)
     steps = [after - before for before, after in itertools.pairwise(seen)]
-    assert max(steps) <= 2 * stream.READS  # a turn of uvloop may be two of its wake-ups
+    assert max(steps) <= 2 * reading.READS  # a turn of uvloop may be two of its wake-ups
     assert sum(steps) > 0
     transport.abort()
     await protocol.end()
@@ -1175,7 +1175,7 @@ async def test_two_chained_transports_hold_a_fast_writer_back_with_bounded_memor
                 assert sent < total  # the writer is being held back
             received += take(sink_far, 200_000)
     assert received == data * 8
-    assert max(largest) <= 2 * 64 * 1024 + stream.READS * stream.READ_SIZE
+    assert max(largest) <= 2 * 64 * 1024 + reading.READS * reading.READ_SIZE
     assert {"pause", "resume"} <= set(sinking.told)
     source_far.close()
     await forwarding.end()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fdtransport import StreamReader, connect_fd, open_fd
 from fdtransport._core import syscalls
-from fdtransport._core.stream import READ_SIZE
+from fdtransport._core.reading import READ_SIZE
 from fdtransport.streams import READS_PER_TURN, StreamReaderProtocol, stream_protocol, stream_writer
 from fdtransport.testing import (
     FarEnd,

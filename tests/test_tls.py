@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from fdtransport.sockets import (
+from fdtransport import (
     create_connection,
     create_server,
     create_unix_connection,
