@@ -15,6 +15,7 @@ from .errors import (
 )
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
+from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
@@ -30,6 +31,7 @@ __all__ = [
     "DescriptorInUseError",
     "Detached",
     "EndpointError",
+    "EventLoop",
     "FifoTransport",
     "PacketPipeTransport",
     "PacketStream",
@@ -57,6 +59,7 @@ __all__ = [
     "create_unix_connection",
     "create_unix_server",
     "listen_url",
+    "new_event_loop",
     "open_connection",
     "open_fd",
     "open_fifo",

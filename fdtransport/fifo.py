@@ -16,7 +16,7 @@ from ._core import syscalls
 from ._core.fifo_file import FLAGS, Path, opened_fifo
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
-from ._core.readiness import forgets_after_error
+from ._core.readiness import events_of, forgets_after_error
 from .pipes import PipeTransport
 from .streams import DEFAULT_LIMIT, StreamReader, open_streams
 
@@ -70,7 +70,7 @@ class FifoTransport(PipeTransport):
         finally:
             syscalls.close(fresh)
         self._hung_up = False
-        self._read_events = self._loop
+        self._read_events = events_of(self._loop)
         if forgets_after_error(self._loop):
             self._watch(self._rfd, reading=True)
         self._add_reader()

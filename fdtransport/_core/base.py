@@ -18,6 +18,7 @@ from ..errors import bad_descriptor
 from .backpressure import Backpressure
 from .handle import FileLike, Handle, adopt
 from .lifecycle import TABLE, Action, CloseReason, Event, State, reason_of
+from .readiness import events_of
 from .root import NEVER, NO_FLOW, NO_QUEUE
 
 __all__ = ["NEVER", "BaseTransport", "Detached"]
@@ -57,8 +58,7 @@ class BaseTransport(Backpressure):
         self._extra = extra
         self._server = server
         self._context = contextvars.copy_context()
-        self._read_events = loop
-        self._write_events = loop
+        self._read_events = self._write_events = events_of(loop)
         self._queue = NO_QUEUE
         self._flow = NO_FLOW
         self._mark = NEVER  # no flow callback before connection_made
@@ -335,7 +335,7 @@ class BaseTransport(Backpressure):
     def __repr__(self) -> str:
         name = type(self).__name__
         try:
-            state = self._state.name.lower()
+            state = self._state.label
             fds = f"fd={self.fileno()}"
             if self._rfd >= 0 and self._wfd >= 0 and self._rfd != self._wfd:
                 fds = f"fd={self._rfd},{self._wfd}"

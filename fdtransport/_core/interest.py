@@ -185,5 +185,5 @@ class Interest(Root):
 
     def _readable_but_paused(self) -> None:
         self._remove_reader()
-        if self._read_events is self._loop:
+        if not isinstance(self._read_events, Pump):
             self._watch_quietly(self._rfd, reading=True)

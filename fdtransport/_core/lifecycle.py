@@ -68,6 +68,10 @@ class State(Enum):
         self.flushing = "flushing" in words
         self.closing = "closing" in words
         self.ended = "ended" in words
+        plain = self.name.lower().replace("_", " ")
+        known = "closing" if self.closing else "open"
+        #: For people, and in the words of asyncio's transports where those have one.
+        self.label = plain if plain in ("open", "closed") else f"{known} ({plain})"
 
 
 class Event(Enum):

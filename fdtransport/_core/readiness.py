@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from . import syscalls
 
-__all__ = ["EventSource", "HangupWatch", "Pump", "forgets_after_error", "hangup_watch"]
+__all__ = ["EventSource", "HangupWatch", "Pump", "events_of", "forgets_after_error", "hangup_watch"]
 
 
 class EventSource(Protocol):
@@ -29,6 +29,12 @@ class EventSource(Protocol):
     def remove_reader(self, fd: int, /) -> Any: ...
     def add_writer(self, fd: int, callback: Callable[..., Any], /, *args: Any) -> Any: ...
     def remove_writer(self, fd: int, /) -> Any: ...
+
+
+def events_of(loop: asyncio.AbstractEventLoop) -> EventSource:
+    """What a transport on *loop* asks first: the loop, or what a loop of ours has for transports."""
+    source: EventSource = getattr(loop, "_transport_events", loop)
+    return source
 
 
 def forgets_after_error(loop: asyncio.AbstractEventLoop) -> bool:

@@ -15,7 +15,7 @@ from ..errors import Meaning, meaning
 from . import syscalls
 from .base import BaseTransport
 from .lifecycle import Event, State
-from .readiness import Pump
+from .readiness import Pump, events_of
 
 __all__ = ["READ_SIZE", "ByteReading", "ReadyProtocol"]
 
@@ -212,7 +212,7 @@ class ByteReading(BaseTransport):
             elif isinstance(self._read_events, Pump) and self._reader_on:
                 # Not at its end after all: back to the poller.
                 self._remove_reader()
-                self._read_events = self._loop
+                self._read_events = events_of(self._loop)
                 self._add_reader()
             return
         if verdict is Meaning.END:
