@@ -8,7 +8,6 @@ transport in one of five factory methods; this loop overrides those, and nothing
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import socket
 import sys
@@ -118,14 +117,14 @@ def new_event_loop() -> EventLoop:
     return EventLoop()
 
 
-@functools.cache
-def _with_dict(kind: type[BaseTransport]) -> type[BaseTransport]:
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+_variants: dict[type, type] = {}
 
 
 def _like_asyncios(kind: type[T]) -> type[T]:
     """*kind* with a ``__dict__``, as asyncio's transports have: programs put marks and mocks there."""
-    return cast(type[T], _with_dict(kind))
+    if kind not in _variants:
+        _variants[kind] = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return cast(type[T], _variants[kind])
 
 
 class _Unguarded:
