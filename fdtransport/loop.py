@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import socket
 import sys
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from ._core.base import BaseTransport
 from ._core.readiness import EventSource
@@ -38,8 +38,11 @@ class EventLoop(asyncio.SelectorEventLoop):
             runner.run(main())
     """
 
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        _check_asyncio()  # here, and not in __init__: asyncio's __del__ wants a loop that was built
+        return super().__new__(cls)
+
     def __init__(self, selector: Any = None) -> None:
-        _check_asyncio()
         super().__init__(selector)
         #: Where transports ask for readiness: past the public methods, which refuse what is under one.
         self._transport_events: EventSource = _Unguarded(self)
@@ -123,7 +126,8 @@ _variants: dict[type, type] = {}
 def _like_asyncios(kind: type[T]) -> type[T]:
     """*kind* with a ``__dict__``, as asyncio's transports have: programs put marks and mocks there."""
     if kind not in _variants:
-        _variants[kind] = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        _variants[kind] = type(kind.__name__, (kind,), names)
     return cast(type[T], _variants[kind])
 
 
