@@ -24,6 +24,7 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.identity": 1.2,
     "_core.root": 1.5,
     "_core.interest": 1.6,
     "_core.backpressure": 1.7,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import Protocol
 
 from ..errors import DescriptorInUseError, bad_descriptor
@@ -107,6 +108,14 @@ class Handle:
         """Give the descriptor back, as it was, without closing it."""
         self._disown()
         return self.file
+
+    def forget(self) -> None:
+        """The number is somebody else's file now: neither close it nor change its mode."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            _owned[fd] = 0
+            if isinstance(self.file, socket.socket):
+                self.file.detach()  # else it would close the number when it is collected
 
     def _disown(self) -> int:
         # The number is forgotten before it is closed: whoever gets it next is safe from us.

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from ..errors import Meaning, meaning
 from . import syscalls
 from .base import NEVER
+from .handle import Handle
+from .identity import Checked
 from .lifecycle import Event, State
 from .queues import Buffer, ByteQueue
 from .reading import ByteReading
@@ -57,6 +59,15 @@ class StreamTransport(ByteReading, asyncio.Transport):
         self._corked = False
         self._sys = syscalls
         super().__init__(*args, **kwargs)
+        if self._loop.get_debug():
+            self._sys = Checked(self._sys, self._rfd, self._wfd)
+
+    def _let_go(self, how: Callable[[Handle], Any]) -> Any:
+        if isinstance(self._sys, Checked):
+            for handle in (self._reading_handle, self._writing_handle):
+                if handle is not None and not self._sys.is_still(handle.fd):
+                    handle.forget()
+        return super()._let_go(how)
 
     # -- what an adapter may override ---------------------------------------------------------
 

@@ -1,0 +1,65 @@
+"""Whether a number still is the file that it was: asked before every call, in asyncio's debug mode.
+
+When somebody closes a descriptor under a transport, the kernel gives its number to the next file that
+is opened, and what is written then goes there. Nothing tells; only fstat(2) can. It would make every
+small write a third dearer, so that it is asked where mistakes are looked for: in debug mode.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import bad_descriptor
+
+__all__ = ["Checked"]
+
+
+class Checked:
+    """What moves the bytes (``syscalls``, or an adapter's own), after a look at whose number it is.
+
+    :raises OSError: EBADF, from any of its functions: the number is another file's now, or nobody's.
+    """
+
+    __slots__ = ("_below", "_files")
+
+    def __init__(self, below: Any, *fds: int) -> None:
+        self._below = below
+        self._files = {fd: _identity(fd) for fd in fds if fd >= 0}
+
+    def is_still(self, fd: int) -> bool:
+        """Whether *fd* is the file that it was; true of a number that was not given."""
+        try:
+            return self._files.get(fd) in (None, _identity(fd))
+        except OSError:
+            return False
+
+    def _check(self, *fds: int) -> None:
+        for fd in fds:
+            if not self.is_still(fd):
+                raise bad_descriptor(f"somebody else has closed descriptor {fd} under its transport")
+
+    def read(self, fd: int, size: int) -> Any:
+        self._check(fd)
+        return self._below.read(fd, size)
+
+    def readv(self, fd: int, buffers: Any) -> Any:
+        self._check(fd)
+        return self._below.readv(fd, buffers)
+
+    def write(self, fd: int, data: Any) -> Any:
+        self._check(fd)
+        return self._below.write(fd, data)
+
+    def writev(self, fd: int, buffers: Any) -> Any:
+        self._check(fd)
+        return self._below.writev(fd, buffers)
+
+    def splice(self, source: int, sink: int, *args: Any) -> Any:
+        self._check(source, sink)
+        return self._below.splice(source, sink, *args)
+
+
+def _identity(fd: int) -> tuple[int, int, int]:
+    found = os.stat(fd)  # not by the door in syscalls: it is about the calls that go through there
+    return found.st_dev, found.st_ino, found.st_rdev
