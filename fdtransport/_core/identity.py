@@ -8,6 +8,7 @@ small write a third dearer, so that it is asked where mistakes are looked for: i
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import bad_descriptor
@@ -16,9 +17,10 @@ __all__ = ["Checked"]
 
 
 class Checked:
-    """What moves the bytes (``syscalls``, or an adapter's own), after a look at whose number it is.
+    """The functions that move the bytes (``syscalls``, or an adapter's own), each after a look at whose
+    number it is given.
 
-    :raises OSError: EBADF, from any of its functions: the number is another file's now, or nobody's.
+    :raises OSError: EBADF, from any of them: the number is another file's now, or nobody's.
     """
 
     __slots__ = ("_below", "_files")
@@ -34,30 +36,16 @@ class Checked:
         except OSError:
             return False
 
-    def _check(self, *fds: int) -> None:
-        for fd in fds:
-            if not self.is_still(fd):
-                raise bad_descriptor(f"somebody else has closed descriptor {fd} under its transport")
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._below, name)  # AttributeError: an adapter's own need not have it
 
-    def read(self, fd: int, size: int) -> Any:
-        self._check(fd)
-        return self._below.read(fd, size)
+        def checked(*args: Any) -> Any:
+            for fd in self._files:
+                if fd in args and not self.is_still(fd):
+                    raise bad_descriptor(f"somebody else has closed descriptor {fd} under its transport")
+            return function(*args)
 
-    def readv(self, fd: int, buffers: Any) -> Any:
-        self._check(fd)
-        return self._below.readv(fd, buffers)
-
-    def write(self, fd: int, data: Any) -> Any:
-        self._check(fd)
-        return self._below.write(fd, data)
-
-    def writev(self, fd: int, buffers: Any) -> Any:
-        self._check(fd)
-        return self._below.writev(fd, buffers)
-
-    def splice(self, source: int, sink: int, *args: Any) -> Any:
-        self._check(source, sink)
-        return self._below.splice(source, sink, *args)
+        return checked
 
 
 def _identity(fd: int) -> tuple[int, int, int]:
