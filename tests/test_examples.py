@@ -45,14 +45,23 @@ def test_the_tour_moves_every_byte_through_every_kind() -> None:
 PROGRAMS = re.findall(r"```python\n(import.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_a_program_of_the_readme_runs(program: str) -> None:
+#: What each of them prints.
+PRINTED = [
+    rb"b'through the kernel\\n'",
+    rb"b'HELLO\\n'",
+    rb"cba",
+    rb"RelayResult\(a_to_b=Moved\(bytes=5, engine='splice'\), b_to_a=.*, error=None, .*\)\nb'hello'",
+    rb"[0-9]+ promises kept",
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=range(len(PRINTED))
+)
+def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes) -> None:
     result = run("-c", program, given=b"abc\n")
     assert (result.returncode, result.stderr) == (0, b""), result
-
-
-def test_the_readme_has_its_recipes() -> None:
-    assert len(PROGRAMS) >= 4
+    assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
 
 
 def test_a_new_kind_of_descriptor_is_one_small_file() -> None:
