@@ -81,6 +81,7 @@ class Small(Record, asyncio.BufferedProtocol):
         self.buffer = bytearray(size)
 
     def get_buffer(self, sizehint):
+        self.on.get("get_buffer", lambda: None)()
         return self.buffer
 
     def buffer_updated(self, count) -> None:
@@ -715,6 +716,31 @@ async def test_the_protocol_can_be_switched_from_inside_its_own_callback(far_end
     assert len(last[0]) == 1
     assert len(plain.data) + len(buffered.data) == total
     assert len(buffered.data) % 10 == 0
+
+
+async def test_a_protocol_that_is_replaced_in_get_buffer_takes_no_byte_with_it(far_end):
+    near, far = far_end()
+    transport, buffered = await connect_fd(Small, near)
+    plain = Record()
+    buffered.on["get_buffer"] = lambda: transport.set_protocol(plain)
+    far.send(b"for the next one")
+    far.shutdown(socket.SHUT_WR)
+    assert await plain.end() is None
+    assert (plain.data, buffered.data) == (b"for the next one", b"")
+
+
+async def test_a_pause_in_get_buffer_holds_from_there_on(far_end):
+    near, far = far_end()
+    transport, protocol = await connect_fd(Small, near)
+    protocol.on["get_buffer"] = transport.pause_reading
+    far.send(b"later")
+    await turns(10)
+    assert protocol.told == ["made"]
+    del protocol.on["get_buffer"]
+    transport.resume_reading()
+    await until(lambda: protocol.data == b"later")
+    transport.abort()
+    await protocol.end()
 
 
 async def test_a_protocol_that_is_neither_is_refused_and_the_descriptor_untouched(far_end):

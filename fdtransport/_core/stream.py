@@ -161,8 +161,9 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             self._readable_but_paused()
             return
         self._burst = 0
+        protocol = self._protocol
         try:
-            buffer = self._protocol.get_buffer(-1)
+            buffer = protocol.get_buffer(-1)
             size = memoryview(buffer).nbytes
             if not size:
                 raise RuntimeError("get_buffer() returned an empty buffer")
@@ -171,8 +172,8 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
             return
-        if not self._state.reads:
-            return  # get_buffer() closed the transport
+        if self._paused or not self._state.reads or self._protocol is not protocol:
+            return  # get_buffer() saw to that
         try:
             count = self._sys.readv(self._rfd, [buffer])
         except OSError as exc:
@@ -182,7 +183,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
             self._read_nothing()
             return
         try:
-            self._protocol.buffer_updated(count)
+            protocol.buffer_updated(count)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
