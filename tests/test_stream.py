@@ -683,6 +683,18 @@ async def test_an_empty_buffer_of_a_buffered_protocol_is_an_error(far_end, repor
     assert [report["message"] for report in reports] == ["Fatal error: protocol.get_buffer() call failed."]
 
 
+@pytest.mark.parametrize("buffer", [b"read-only", memoryview(bytearray(100))[::2]], ids=["read-only", "gaps"])
+async def test_a_buffer_that_cannot_be_filled_ends_the_transport_once(far_end, reports, buffer):
+    near, far = far_end()
+    protocol = Small()
+    protocol.buffer = buffer
+    await connect_fd(lambda: protocol, near)
+    far.send(b"x")
+    assert isinstance(await protocol.end(), BufferError)
+    assert [report["message"] for report in reports] == ["Fatal error: protocol.get_buffer() call failed."]
+    assert protocol.told == ["made", "lost"]
+
+
 async def test_the_protocol_can_be_switched_between_plain_and_buffered_in_mid_stream(far_end):
     near, far = far_end()
     transport, first = await connect_fd(Record, near)

@@ -179,6 +179,9 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         except OSError as exc:
             self._read_failed(exc)
             return
+        except BufferError as exc:  # read-only, or with gaps
+            self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
+            return
         if not count:
             self._read_nothing()
             return
