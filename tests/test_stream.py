@@ -755,6 +755,30 @@ async def test_a_pause_in_get_buffer_holds_from_there_on(far_end):
     await protocol.end()
 
 
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
+    """An interrupt goes through to whoever runs the loop; what runs after it finds the transport closing."""
+
+    class Interrupted(asyncio.Protocol):
+        told = 0
+
+        def eof_received(self):
+            self.told += 1
+            raise exception
+
+    async def open_one():
+        return await connect_fd(Interrupted, read)
+
+    read, write = os.pipe()
+    transport, protocol = loop.run_until_complete(open_one())
+    os.close(write)
+    with pytest.raises(exception):
+        loop.run_until_complete(turns(100))
+    loop.run_until_complete(transport.aclose())
+    assert protocol.told == 1
+    assert transport.close_reason is CloseReason.PEER
+
+
 async def test_a_protocol_that_is_neither_is_refused_and_the_descriptor_untouched(far_end):
     near, far = far_end()
     os.set_blocking(near.fileno(), True)

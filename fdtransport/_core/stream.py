@@ -328,6 +328,7 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         try:
             keep = bool(self._protocol.eof_received())
         except (SystemExit, KeyboardInterrupt):
+            self._step(Event.EOF_CLOSE)  # it is told once
             raise
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.eof_received() call failed.", exc)
