@@ -779,6 +779,21 @@ def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
     assert transport.close_reason is CloseReason.PEER
 
 
+async def test_a_half_closed_socket_of_a_bare_descriptor_learns_of_a_reset_with_its_errno():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    transport, protocol = await connect_fd(lambda: Record(keep_open=True), near.detach())
+    far.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in protocol.told)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    lost = await protocol.end()
+    assert isinstance(lost, OSError)
+    assert lost.errno == errno.EPIPE  # what the kernel makes of a reset after an end: tcp_reset()
+    assert transport.close_reason is CloseReason.ERROR
+
+
 async def test_a_protocol_that_is_neither_is_refused_and_the_descriptor_untouched(far_end):
     near, far = far_end()
     os.set_blocking(near.fileno(), True)

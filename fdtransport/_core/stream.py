@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import stat
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, ClassVar, Protocol
@@ -118,6 +119,13 @@ class StreamTransport(BaseTransport, asyncio.Transport):
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:  # the peer has gone: reading will tell
                 self._step(Event.READ_ERROR, exc)
+
+    def _pending_error(self) -> OSError | None:
+        try:
+            code = syscalls.socket_error(self._wfd if self._wfd >= 0 else self._rfd)
+        except OSError:
+            return None  # no socket
+        return OSError(code, os.strerror(code)) if code else None
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -89,6 +89,15 @@ def shutdown_write(fd: int) -> None:
         sock.detach()
 
 
+def socket_error(fd: int) -> int:
+    """The errno that a socket keeps, 0 for none; reading it clears it: SO_ERROR of socket(7)."""
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    finally:
+        sock.detach()
+
+
 def accept(sock: socket.socket) -> tuple[int, Any]:
     """The descriptor of the next connection, close-on-exec, and the peer's address: accept4(2)."""
     fd, address = sock._accept()  # type: ignore[attr-defined]
