@@ -8,14 +8,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import cast
 
 import fdtransport
 
+from . import between, run_command
+
 
 class Echo(asyncio.Protocol):
     """Sends back what comes. The peer is held back while it does not read its answers."""
+
+    def __init__(self, on_end: Callable[[fdtransport.CloseReason | None], None]) -> None:
+        self.on_end = on_end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(fdtransport.StreamTransport, transport)
@@ -30,7 +37,7 @@ class Echo(asyncio.Protocol):
         return False  # close, after what is queued
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        print(f"  server: connection ended: {self.transport.close_reason}")
+        self.on_end(self.transport.close_reason)
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lines: int) -> None:
@@ -46,24 +53,33 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lines:
 
 
 async def run(lines: int) -> None:
-    async with await fdtransport.create_server(Echo, "127.0.0.1", 0) as server:
+    ended: asyncio.Queue[fdtransport.CloseReason | None] = asyncio.Queue()
+
+    def echo() -> Echo:
+        return Echo(ended.put_nowait)
+
+    async with await fdtransport.create_server(echo, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         print(f"tcp://{host}:{port}")
         await ask(*await fdtransport.open_connection(host, port), lines)
+        print(f"  server: ended by {await ended.get()}")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "echo.sock")
-        async with await fdtransport.create_unix_server(Echo, path):
+        async with await fdtransport.create_unix_server(echo, path):
             print(f"unix:{path}")
             await ask(*await fdtransport.open_unix_connection(path), lines)
+            print(f"  server: ended by {await ended.get()}")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.echo_server", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--lines", type=int, default=1000, help="lines per client (default 1000)")
-    asyncio.run(run(parser.parse_args().lines))
+    parser.add_argument(
+        "--lines", type=between(int, 1, 10**9), default=1000, metavar="N", help="per client (default 1000)"
+    )
+    return run_command(run(parser.parse_args().lines))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

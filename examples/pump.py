@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 
 import fdtransport
+
+from . import between, run_command
 
 
 async def pieces(count: int, made: list[int]) -> AsyncIterator[bytes]:
@@ -30,16 +33,19 @@ async def run(count: int) -> None:
     while taken < count * 16 * 1024:
         taken += len(await reader.readexactly(16 * 1024))
         most_ahead = max(most_ahead, len(made) * 16 * 1024 - taken)
-    print(f"{await writing} bytes went through; at most {most_ahead // 1024} KiB were ahead of the reader")
+    written = await writing
     await sink.aclose()
+    print(f"{written} bytes went through; at most {most_ahead // 1024} KiB were ahead of the reader")
     print(f"the pipe was closed: {sink.close_reason}")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.pump", description=__doc__.splitlines()[0])
-    parser.add_argument("--pieces", type=int, default=2000, help="pieces of 16 KiB (default 2000)")
-    asyncio.run(run(parser.parse_args().pieces))
+    parser.add_argument(
+        "--pieces", type=between(int, 1, 10**9), default=2000, metavar="N", help="of 16 KiB (default 2000)"
+    )
+    return run_command(run(parser.parse_args().pieces))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,8 @@ from typing import Any
 
 from fdtransport import PacketTransport, connect_packet_fd
 
+from . import between, run_command
+
 TFD_NONBLOCK, TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 
 
@@ -57,27 +59,31 @@ async def connect_timer(interval: float, on_tick: Callable[[int], None]) -> Pack
 async def run(interval: float, ticks: int) -> None:
     start = time.monotonic()
     counted = 0
-    done = asyncio.Event()
-
-    def tick(expirations: int) -> None:
-        nonlocal counted
-        counted += expirations
-        print(f"tick {counted} after {time.monotonic() - start:.3f} s")
-        if counted >= ticks:
-            done.set()
-
-    transport = await connect_timer(interval, tick)
-    await done.wait()
-    await transport.aclose()
+    expired: asyncio.Queue[int] = asyncio.Queue()
+    transport = await connect_timer(interval, expired.put_nowait)
+    try:
+        while counted < ticks:
+            counted += await expired.get()
+            print(f"tick {counted} after {time.monotonic() - start:.3f} s")
+    finally:
+        await transport.aclose()
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.timer", description=__doc__.splitlines()[0])
-    parser.add_argument("--interval", type=float, default=0.1, help="seconds between ticks (default 0.1)")
-    parser.add_argument("--ticks", type=int, default=5, help="how many (default 5)")
+    parser.add_argument(
+        "--interval",
+        type=between(float, 1e-6, 1e6),
+        default=0.1,
+        metavar="SECONDS",
+        help="between ticks (default 0.1)",
+    )
+    parser.add_argument(
+        "--ticks", type=between(int, 1, 10**9), default=5, metavar="N", help="how many (default 5)"
+    )
     args = parser.parse_args()
-    asyncio.run(run(args.interval, args.ticks))
+    return run_command(run(args.interval, args.ticks))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

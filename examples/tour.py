@@ -22,6 +22,8 @@ from typing import Any
 
 import fdtransport
 
+from . import between, run_command
+
 MIB = 1024 * 1024
 Lane = AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 lanes: list[tuple[str, str, Callable[[], AbstractAsyncContextManager[Any]]]] = []
@@ -224,7 +226,9 @@ async def move(reader: Any, writer: Any, size: int) -> tuple[str, float]:
 
 
 async def tour(size: int) -> int:
-    """Returns how many lanes failed."""
+    """Returns the exit status."""
+    version = sys.version.split()[0]
+    print(f"fdtransport on Python {version}, {sys.platform}: {len(lanes)} kinds, check sums compared")
     failed = 0
     for name, what, open_lane in lanes:
         try:
@@ -238,7 +242,8 @@ async def tour(size: int) -> int:
         else:
             rate = size / MIB / seconds
             print(f"{name:8} {size / MIB:g} MiB  sha256 {digest[:12]} ok  {rate:6.0f} MiB/s  {what}")
-    return failed
+    print(f"{len(lanes) - failed} of {len(lanes)} kinds moved every byte" if failed else "every byte arrived")
+    return 1 if failed else 0
 
 
 async def echo() -> None:
@@ -246,22 +251,17 @@ async def echo() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.tour", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m examples.tour", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--size", type=float, default=32, metavar="MIB", help="how much per kind (default 32)"
+        "--size",
+        type=between(float, 0.01, 1e6),
+        default=32,
+        metavar="MIB",
+        help="how much per kind (default 32)",
     )
     parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.echo:
-        asyncio.run(echo())
-        return 0
-    version = sys.version.split()[0]
-    print(f"fdtransport on Python {version}, {sys.platform}: {len(lanes)} kinds, check sums compared")
-    failed = asyncio.run(tour(max(1, int(args.size * MIB))))
-    print(f"{len(lanes) - failed} of {len(lanes)} kinds moved every byte" if failed else "every byte arrived")
-    return 1 if failed else 0
+    return run_command(echo() if args.echo else tour(int(args.size * MIB)))
 
 
 if __name__ == "__main__":

@@ -50,17 +50,30 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < 1e9:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"a number of seconds is needed, not {text!r}")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, not {text!r}")
+
+
+class _Version(argparse.Action):
+    """Prints it; what reads it is slow to import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"fdtransport {version('fdtransport')}")
+        except PackageNotFoundError:
+            parser.exit(1, "fdtransport: this is a checkout that is not installed; it has no version\n")
+        parser.exit()
 
 
 def _parser() -> _Parser:
@@ -85,6 +98,7 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--stats", action="store_true", help="tell at the end what was moved, on stderr")
     parser.add_argument("--progress", action="store_true", help="tell meanwhile, on stderr")
+    parser.add_argument("--version", action=_Version, nargs=0, help="tell the version")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="event loop to use")
     return parser
 
@@ -95,10 +109,13 @@ def _tell(message: str) -> None:
 
 
 def _reason(exc: BaseException) -> str:
-    if isinstance(exc, OSError) and not isinstance(exc, TransportError) and exc.strerror:
-        # Where there is an errno, its own words: libraries tell where it happened, which we say already.
-        return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
-    return str(exc) or type(exc).__name__
+    if not (isinstance(exc, OSError) and exc.strerror):
+        return str(exc) or type(exc).__name__
+    if isinstance(exc, TransportError) or not (exc.errno and exc.errno > 0):
+        return str(exc.strerror)
+    words = os.strerror(exc.errno)
+    # Other libraries tell where it happened instead, which we say already.
+    return exc.strerror.removeprefix(f"{words}: ") if exc.strerror.startswith(words) else words
 
 
 class _Quiet(asyncio.Protocol):

@@ -157,11 +157,6 @@ class SocketTransport(StreamTransport):
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _pending_error(self) -> OSError | None:
-        handle: Any = self._reading_handle
-        code = handle.file.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return OSError(code, os.strerror(code)) if code else None
-
 
 def check_stream(sock: socket.socket, family: int | None = None) -> None:
     """Refuse what a stream transport cannot use, before anything is done to it."""

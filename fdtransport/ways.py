@@ -292,6 +292,8 @@ class Way:
             count = sink.splice_in(pipe.exit, self.held) or 0
         except OSError:  # EINVAL: not into this one
             return self._deliver_copy(pipe)
+        if self.over:
+            return False  # the write failed, and with it this way, whose pipe is not ours any more
         self.held -= count
         self.moved.bytes += count
         if not self.held:

@@ -18,6 +18,7 @@ import sys
 import termios
 import threading
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -350,6 +351,13 @@ def test_a_file_can_be_written(tmp_path):
     assert (tmp_path / "new").read_bytes() == b"text"
 
 
+def test_its_version_can_be_asked_for(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"fdtransport {version('fdtransport')}\n"
+
+
 # -- errors ------------------------------------------------------------------------------------------
 
 
@@ -359,9 +367,9 @@ def test_a_file_can_be_written(tmp_path):
         ([], "arguments are required: A"),
         (["--bogus", "-"], "the options are -h -u -U --linger"),
         (["-u", "-U", "-"], "not allowed with"),
-        (["--linger", "-1", "-"], "--linger"),
-        (["--linger", "soon", "-"], "--linger"),
-        (["--max", "0", "tcp+listen://:1", "-"], "--max"),
+        (["--linger", "-1", "-"], "--linger: a number of seconds is needed, not '-1'"),
+        (["--linger", "soon", "-"], "--linger: a number of seconds is needed, not 'soon'"),
+        (["--max", "0", "tcp+listen://:1", "-"], "--max: a whole number above 0 is needed, not '0'"),
         (["--loop", "other", "-"], "--loop"),
         (["a", "b", "c"], "unrecognized arguments: c"),
         (["http://h", "file:{new}"], "there are - (or stdio:), fd:N, tcp://host:port"),
@@ -389,6 +397,15 @@ def test_a_wrong_command_line_is_told_in_one_line_and_opens_nothing(arguments, s
     assert not new.exists()
 
 
+def test_a_standard_stream_that_is_closed_is_named():
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "-", "-"]
+    closed = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    assert closed.returncode == 1
+    assert closed.stderr == (
+        b"fdtransport: cannot open -: standard stream 0 was not open when this program began\n"
+    )
+
+
 def test_an_endpoint_that_cannot_be_opened_is_told_in_one_line(tmp_path):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))  # and nobody listens
@@ -397,10 +414,12 @@ def test_an_endpoint_that_cannot_be_opened_is_told_in_one_line(tmp_path):
             (f"unix:{tmp_path}/none", os.strerror(errno.ENOENT)),
             (f"tcp://127.0.0.1:{deaf.getsockname()[1]}", os.strerror(errno.ECONNREFUSED)),
             (f"file:{tmp_path}", os.strerror(errno.EISDIR)),
-            ("fd:99", os.strerror(errno.EBADF)),
+            ("fd:99", "99 is not open"),
             (f"unix+listen:{tmp_path}/none/sock", os.strerror(errno.ENOENT)),
         ):
             assert run(url, "-") == (1, b"", f"fdtransport: cannot open {url}: {reason}\n")
+    reason = "file descriptor 1 is already under a transport; close or detach that one first"
+    assert run("fd:1", "fd:1") == (1, b"", f"fdtransport: cannot open fd:1: {reason}\n")
 
 
 def test_a_target_is_not_emptied_when_the_source_cannot_be_opened(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -44,14 +45,23 @@ def test_the_tour_moves_every_byte_through_every_kind() -> None:
 PROGRAMS = re.findall(r"```python\n(import.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_a_program_of_the_readme_runs(program: str) -> None:
+#: What each of them prints.
+PRINTED = [
+    rb"b'through the kernel\\n'",
+    rb"b'HELLO\\n'",
+    rb"cba",
+    rb"RelayResult\(a_to_b=Moved\(bytes=5, engine='splice'\), b_to_a=.*, error=None, .*\)\nb'hello'",
+    rb"[0-9]+ promises kept",
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=range(len(PRINTED))
+)
+def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes) -> None:
     result = run("-c", program, given=b"abc\n")
     assert (result.returncode, result.stderr) == (0, b""), result
-
-
-def test_the_readme_has_its_recipes() -> None:
-    assert len(PROGRAMS) >= 4
+    assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
 
 
 def test_a_new_kind_of_descriptor_is_one_small_file() -> None:
@@ -66,3 +76,60 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
     await asyncio.wait_for(ticked.wait(), 10)
     await transport.aclose()
     assert transport.fileno() == -1
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e30"])
+def test_an_example_refuses_a_number_that_makes_no_sense_in_one_line(name: str, value: str) -> None:
+    option = {"tour": "--size", "timer": "--interval", "pump": "--pieces", "echo_server": "--lines"}[name]
+    result = run("-m", f"examples.{name}", f"{option}={value}")
+    assert result.returncode == 2
+    assert b"is needed, not" in result.stderr.splitlines()[-1]
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_ends_when_nobody_can_be_told(name: str) -> None:
+    command = [sys.executable, "-X", "dev", "-m", f"examples.{name}", *QUICK.get(name, [])]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=50, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [name.encode() + b".py: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_ends_quietly_when_its_reader_has_enough(name: str) -> None:
+    command = [sys.executable, "-X", "dev", "-u", "-m", f"examples.{name}", *QUICK.get(name, [])]
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=50, cwd=ROOT)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
+    much = {
+        "tour": ["--size=100000"],
+        "timer": ["--ticks=1000000"],
+        "pump": ["--pieces=100000000"],
+        "echo_server": ["--lines=100000000"],
+    }
+    command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
+    result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (130, b"")
+
+
+#: Runs a module as ``-m`` does, and sends itself SIGINT in the first turn of its loop.
+INTERRUPTED = """\
+import asyncio, runpy, signal, sys
+
+async def interrupted(main):
+    asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+    return await main
+
+really = asyncio.run
+asyncio.run = lambda main: really(interrupted(main))
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""

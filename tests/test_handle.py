@@ -210,3 +210,14 @@ def test_closing_what_somebody_else_closed_already_says_so(pipe):
     with pytest.raises(OSError, match="Bad file descriptor"):
         handle.close()
     assert handle.fd == -1
+
+
+def test_a_descriptor_that_only_names_a_file_is_refused_and_says_why(tmp_path):
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        with pytest.raises(OSError, match=f"{fd} was opened with O_PATH") as refused:
+            Handle(fd)
+        assert refused.value.errno == errno.EBADF
+        os.fstat(fd)
+    finally:
+        os.close(fd)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdtransport import BufferLimitError, CloseReason, PacketTransport, UnpollableFileError, connect_packet_fd
-from fdtransport._core import backpressure
+from fdtransport._core import backpressure, syscalls
 from fdtransport._core.packet import HARD_LIMIT, RECORD_BYTES, RECORDS
 from fdtransport.testing import FOREVER, FaultPlan, RecordingDatagramProtocol, idle_cost
 
@@ -436,6 +436,21 @@ async def test_a_refusal_that_the_next_sendto_meets_is_told_and_later_ones_arriv
             await until(lambda: protocol.records)
             transport.sendto(b"answer")
             assert await receive(far, 1) == [b"answer"]
+
+
+async def test_errors_that_a_socket_keeps_for_recvmsg_do_not_spin_the_loop():
+    """IP_RECVERR of ip(7): the poller reports POLLERR until MSG_ERRQUEUE has been read."""
+    async with refused() as (transport, protocol, peer):
+        with socket.socket(fileno=os.dup(transport.fileno())) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+        for n in range(1, 4):
+            transport.sendto(b"refused")
+            await until(lambda n=n: len(protocol.errors) == n)
+            await until(lambda: not syscalls.poll_now(transport.fileno(), 0))
+        with peer() as far:
+            far.send(b"good")
+            await until(lambda: protocol.records)
+        assert errnos(protocol) == [errno.ECONNREFUSED] * 3
 
 
 async def test_a_refused_datagram_is_no_hang_up():

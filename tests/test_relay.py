@@ -10,7 +10,7 @@ import tty
 from contextlib import suppress
 
 import pytest
-from relay_ends import MAKERS, MIB, end_of, lost, move, near, relayed, relayed_files
+from relay_ends import MAKERS, MIB, end_of, flood, lost, move, near, relayed, relayed_files
 
 from fdtransport import connect_fd, open_fd
 from fdtransport.relay import Relay, RelayResult, relay
@@ -191,6 +191,18 @@ async def test_a_reader_that_leaves_with_bytes_on_the_way_is_an_error():
             await flood
     assert isinstance(result.error, BrokenPipeError)
     assert result.failed == "b"
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])
+async def test_a_peer_that_goes_while_both_directions_are_blocked_gets_nothing_more(copy):
+    async with relayed(copy=copy) as (task, client, server):
+        await asyncio.gather(flood(client), flood(server))
+        server.close()
+        await client.recv_to_end()
+        result = await task
+    assert result.failed == "b"
+    assert isinstance(result.error, BrokenPipeError | ConnectionResetError)
+    assert result.a_to_b.bytes <= 2 * MIB
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])

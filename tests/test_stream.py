@@ -81,6 +81,7 @@ class Small(Record, asyncio.BufferedProtocol):
         self.buffer = bytearray(size)
 
     def get_buffer(self, sizehint):
+        self.on.get("get_buffer", lambda: None)()
         return self.buffer
 
     def buffer_updated(self, count) -> None:
@@ -682,6 +683,18 @@ async def test_an_empty_buffer_of_a_buffered_protocol_is_an_error(far_end, repor
     assert [report["message"] for report in reports] == ["Fatal error: protocol.get_buffer() call failed."]
 
 
+@pytest.mark.parametrize("buffer", [b"read-only", memoryview(bytearray(100))[::2]], ids=["read-only", "gaps"])
+async def test_a_buffer_that_cannot_be_filled_ends_the_transport_once(far_end, reports, buffer):
+    near, far = far_end()
+    protocol = Small()
+    protocol.buffer = buffer
+    await connect_fd(lambda: protocol, near)
+    far.send(b"x")
+    assert isinstance(await protocol.end(), BufferError)
+    assert [report["message"] for report in reports] == ["Fatal error: protocol.get_buffer() call failed."]
+    assert protocol.told == ["made", "lost"]
+
+
 async def test_the_protocol_can_be_switched_between_plain_and_buffered_in_mid_stream(far_end):
     near, far = far_end()
     transport, first = await connect_fd(Record, near)
@@ -715,6 +728,70 @@ async def test_the_protocol_can_be_switched_from_inside_its_own_callback(far_end
     assert len(last[0]) == 1
     assert len(plain.data) + len(buffered.data) == total
     assert len(buffered.data) % 10 == 0
+
+
+async def test_a_protocol_that_is_replaced_in_get_buffer_takes_no_byte_with_it(far_end):
+    near, far = far_end()
+    transport, buffered = await connect_fd(Small, near)
+    plain = Record()
+    buffered.on["get_buffer"] = lambda: transport.set_protocol(plain)
+    far.send(b"for the next one")
+    far.shutdown(socket.SHUT_WR)
+    assert await plain.end() is None
+    assert (plain.data, buffered.data) == (b"for the next one", b"")
+
+
+async def test_a_pause_in_get_buffer_holds_from_there_on(far_end):
+    near, far = far_end()
+    transport, protocol = await connect_fd(Small, near)
+    protocol.on["get_buffer"] = transport.pause_reading
+    far.send(b"later")
+    await turns(10)
+    assert protocol.told == ["made"]
+    del protocol.on["get_buffer"]
+    transport.resume_reading()
+    await until(lambda: protocol.data == b"later")
+    transport.abort()
+    await protocol.end()
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
+    """An interrupt goes through to whoever runs the loop; what runs after it finds the transport closing."""
+
+    class Interrupted(asyncio.Protocol):
+        told = 0
+
+        def eof_received(self):
+            self.told += 1
+            raise exception
+
+    async def open_one():
+        return await connect_fd(Interrupted, read)
+
+    read, write = os.pipe()
+    transport, protocol = loop.run_until_complete(open_one())
+    os.close(write)
+    with pytest.raises(exception):
+        loop.run_until_complete(turns(100))
+    loop.run_until_complete(transport.aclose())
+    assert protocol.told == 1
+    assert transport.close_reason is CloseReason.PEER
+
+
+async def test_a_half_closed_socket_of_a_bare_descriptor_learns_of_a_reset_with_its_errno():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    transport, protocol = await connect_fd(lambda: Record(keep_open=True), near.detach())
+    far.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in protocol.told)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    lost = await protocol.end()
+    assert isinstance(lost, OSError)
+    assert lost.errno == errno.EPIPE  # what the kernel makes of a reset after an end: tcp_reset()
+    assert transport.close_reason is CloseReason.ERROR
 
 
 async def test_a_protocol_that_is_neither_is_refused_and_the_descriptor_untouched(far_end):

@@ -22,6 +22,7 @@ from fdtransport.testing import (
     RecordingBufferedProtocol,
     RecordingDatagramProtocol,
     RecordingProtocol,
+    apart,
     check_half_close,
     check_packet_transport,
     check_producers,
@@ -439,3 +440,13 @@ def test_the_pattern_shows_what_is_missing():
     assert pattern(100_000, 70_000) == pattern(170_000)[70_000:]
     assert pattern(100, 0) != pattern(100, 100)
     assert pattern(0) == b""
+
+
+async def test_programs_that_each_end_in_time_are_not_called_a_hang_on_a_slow_machine(monkeypatch):
+    def slowly(before, settled=apart._settled):
+        time.sleep(0.1)
+        return settled(before)
+
+    monkeypatch.setattr(apart, "_settled", slowly)
+    (promise,) = (promise for promise in stream_promises() if "middle_of_anything" in promise.name)
+    assert await promise.run(maker("socket_pair"), timeout=0.3)

@@ -19,6 +19,8 @@ class HasFileno(Protocol):
 
 FileLike = int | HasFileno
 
+_PATH_ONLY: int = getattr(os, "O_PATH", 0)
+
 #: A byte per descriptor number, 1 while a live handle of this process owns it. A second transport
 #: on one number would replace the first one's interest in the loop, and the first would be deaf for
 #: ever. (A set would cost a hundred bytes per transport.)
@@ -72,6 +74,8 @@ class Handle:
         except (OSError, OverflowError) as exc:  # more than a C int holds is no descriptor either
             number = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EBADF
             raise OSError(number, f"{os.strerror(number)}: {file!r} is not open") from None
+        if flags & _PATH_ONLY:
+            raise bad_descriptor(f"{file!r} was opened with O_PATH, for its name and not for its bytes")
         self._flags = flags | os.O_NONBLOCK if keep_mode else flags
         if not self._flags & os.O_NONBLOCK:
             syscalls.set_blocking(fd, False)

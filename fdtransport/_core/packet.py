@@ -116,6 +116,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 data, addr = self._receive()
             except OSError as exc:
                 self._deliver(batch)
+                if left == RECORD_BYTES and isinstance(exc, BlockingIOError):
+                    self._ready_for_nothing()
                 if self._state.reads:
                     self._read_failed(exc)
                 return
@@ -198,6 +200,12 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             self._watch_quietly(self._rfd, reading=True)
         if writing:
             self._add_writer()
+
+    def _ready_for_nothing(self) -> None:
+        # A socket that keeps errors apart (IP_RECVERR of ip(7), time stamps) is ready for as long as it
+        # does. The protocol was told of the error, and has had its chance to read more of it.
+        if syscalls.drop_kept_errors(self._rfd):
+            self._ask_anew()
 
     def _drain(self) -> None:
         # A send failed. Reading goes on until it would wait; while it is paused, the loss waits.

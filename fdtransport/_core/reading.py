@@ -102,8 +102,9 @@ class ByteReading(BaseTransport):
             self._readable_but_paused()
             return
         self._burst = 0
+        protocol = self._protocol
         try:
-            buffer = self._protocol.get_buffer(-1)
+            buffer = protocol.get_buffer(-1)
             size = memoryview(buffer).nbytes
             if not size:
                 raise RuntimeError("get_buffer() returned an empty buffer")
@@ -112,18 +113,21 @@ class ByteReading(BaseTransport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
             return
-        if not self._state.reads:
-            return  # get_buffer() closed the transport
+        if self._paused or not self._state.reads or self._protocol is not protocol:
+            return  # get_buffer() saw to that
         try:
             count = self._sys.readv(self._rfd, [buffer])
         except OSError as exc:
             self._read_failed(exc)
             return
+        except BufferError as exc:  # read-only, or with gaps
+            self._callback_failed("Fatal error: protocol.get_buffer() call failed.", exc)
+            return
         if not count:
             self._read_nothing()
             return
         try:
-            self._protocol.buffer_updated(count)
+            protocol.buffer_updated(count)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -239,6 +243,7 @@ class ByteReading(BaseTransport):
         try:
             keep = bool(self._protocol.eof_received())
         except (SystemExit, KeyboardInterrupt):
+            self._step(Event.EOF_CLOSE)  # it is told once
             raise
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.eof_received() call failed.", exc)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import stat
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any, ClassVar

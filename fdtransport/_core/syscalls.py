@@ -89,6 +89,41 @@ def shutdown_write(fd: int) -> None:
         sock.detach()
 
 
+def socket_error(fd: int) -> int:
+    """The errno that a socket keeps, 0 for none; reading it clears it: SO_ERROR of socket(7)."""
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    finally:
+        sock.detach()
+
+
+#: These have such a queue. Others take the flag for nothing, and would give a record instead.
+_KEEPING_ERRORS = (socket.IPPROTO_UDP, socket.IPPROTO_ICMP, getattr(socket, "IPPROTO_ICMPV6", 58))
+
+
+def drop_kept_errors(fd: int) -> int:
+    """Empty the queue of errors of an Internet datagram socket (MSG_ERRQUEUE of recv(2)); how many there
+    were. 0 for whatever has no such queue."""
+    flag = getattr(socket, "MSG_ERRQUEUE", 0)
+    if not flag or not poll_now(fd, 0) & select.POLLERR:
+        return 0
+    count = 0
+    sock = None
+    try:
+        sock = socket.socket(fileno=fd)
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.proto in _KEEPING_ERRORS:
+            while True:
+                sock.recvmsg(1, 0, flag | socket.MSG_DONTWAIT)
+                count += 1
+    except OSError:
+        pass  # no socket, or no more
+    finally:
+        if sock is not None:
+            sock.detach()
+    return count
+
+
 def accept(sock: socket.socket) -> tuple[int, Any]:
     """The descriptor of the next connection, close-on-exec, and the peer's address: accept4(2)."""
     fd, address = sock._accept()  # type: ignore[attr-defined]

@@ -88,6 +88,7 @@ class Trial:
         self.make = make
         self.features = features
         self.timeout = timeout
+        self._limit = asyncio.timeout(timeout)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.reports: list[dict[str, Any]] = []
         self.cause: BaseException | None = None
@@ -161,8 +162,12 @@ class Trial:
             self.loop.set_exception_handler(handler)
         return _collapsed(breaches)
 
+    def restart_clock(self) -> None:
+        """To be called after what held the loop, and had a time limit of its own."""
+        self._limit.reschedule(self.loop.time() + self.timeout)
+
     async def _check(self, promise: Promise, broken: Callable[..., None]) -> None:
-        limit = asyncio.timeout(self.timeout)
+        limit = self._limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
                 # A task of its own, for a context of its own.
