@@ -98,6 +98,13 @@ class StreamTransport(ByteReading, asyncio.Transport):
             if exc.errno != errno.ENOTCONN:  # the peer has gone: reading will tell
                 self._step(Event.READ_ERROR, exc)
 
+    def _pending_error(self) -> OSError | None:
+        try:
+            code = syscalls.socket_error(self._wfd if self._wfd >= 0 else self._rfd)
+        except OSError:
+            return None  # no socket
+        return OSError(code, os.strerror(code)) if code else None
+
     # -- writing ------------------------------------------------------------------------------
 
     @property
