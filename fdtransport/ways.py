@@ -161,7 +161,7 @@ class Side(asyncio.Protocol):
     # -- protocol -----------------------------------------------------------------------------
 
     def read_ready(self) -> None:
-        if self.onward is not None:
+        if self.onward is not None and not self.onward.over:
             self.onward.pump()
         else:
             self.transport.read_now(READ_SIZE)  # and drop it
@@ -405,8 +405,13 @@ class Way:
         if not self.over:
             self.broken = True
             self.undelivered = bool(self.held or self.blocked)
-            self.source.pause()
+            back = self.source.inward
             self._finish()
+            if back is None or back.over:
+                self.source.pause()
+            else:
+                # It may have to get rid of what it sends before it takes what still goes the other way.
+                self.source.resume()
 
     def cut(self) -> None:
         """The time is over."""

@@ -206,6 +206,18 @@ async def test_a_peer_that_goes_while_both_directions_are_blocked_gets_nothing_m
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])
+async def test_who_only_reads_when_it_has_sent_gets_all_from_a_peer_that_has_gone(copy):
+    async with relayed("tcp", copy=copy) as (task, client, server):
+        there, back = await asyncio.gather(flood(client), flood(server))
+        client.reset()  # nobody takes what the server sends any more
+        await server.send(bytes(4 * MIB))  # and it does not read before that is gone
+        await server.recv_to_end()
+        result = await task
+    assert result.failed == "a"
+    assert there > 0 < back
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])
 async def test_a_full_disk_is_told_with_its_errno(copy):
     async with relayed_files(os.open("/dev/full", os.O_WRONLY), copy=copy) as (task, far):
         await far.send(b"data")
