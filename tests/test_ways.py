@@ -11,6 +11,7 @@ import shlex
 import socket
 import ssl
 import subprocess
+import time
 import tty
 from contextlib import suppress
 
@@ -31,6 +32,8 @@ from relay_ends import (
     stream_pair,
 )
 
+from fdtransport._core import backpressure
+from fdtransport._core.backpressure import BREATH, BREATHS
 from fdtransport._core.spare import SIZE, TCP_SIZE, stock_of
 from fdtransport.relay import relay
 from fdtransport.testing import FOREVER, FarEnd, FaultPlan, descriptors, idle_cost, pattern, sweep
@@ -408,6 +411,32 @@ async def test_a_pipe_that_may_not_grow_will_do():
         client.close()
         server.close()
         assert (await task).a_to_b.engine == "splice"
+
+
+async def test_a_sink_without_buffers_is_tried_again_after_a_breath():
+    async with relayed(one_way=True) as (task, client, server):
+        started = time.monotonic()
+        with FaultPlan() as plan:
+            plan.fail("splice", 2, errno.ENOBUFS, 3)  # the first one reads, the others write
+            await client.send(b"data")
+            client.shutdown_write()
+            assert await server.recv_to_end() == b"data"
+        assert plan.injected == 3
+        assert time.monotonic() - started >= 3 * BREATH
+        assert (await task).error is None
+
+
+async def test_a_sink_that_never_has_buffers_ends_the_relay(monkeypatch):
+    monkeypatch.setattr(backpressure, "BREATH", 0.0)
+    async with relayed(one_way=True) as (task, client, server):
+        with FaultPlan() as plan:
+            plan.fail("splice", 2, errno.ENOBUFS, FOREVER)
+            await client.send(b"data")
+            async with asyncio.timeout(5):
+                result = await task
+        assert plan.injected == BREATHS + 1
+        assert result.error.errno == errno.ENOBUFS
+        assert await server.recv_to_end() == b""
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])
