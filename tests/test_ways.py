@@ -440,7 +440,8 @@ async def test_a_sink_that_never_has_buffers_ends_the_relay(monkeypatch):
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["splice", "copy"])
-async def test_no_fault_makes_a_relay_hang_leak_or_lose_bytes_in_silence(copy, reports):
+async def test_no_fault_makes_a_relay_hang_leak_or_lose_bytes_in_silence(copy, reports, monkeypatch):
+    monkeypatch.setattr(backpressure, "BREATH", 0.0)
     data = pattern(600_000)
 
     async def scenario():
@@ -462,10 +463,8 @@ async def test_no_fault_makes_a_relay_hang_leak_or_lose_bytes_in_silence(copy, r
             return len(received), result.error is None
 
     runs = 0
-    async for outcome in sweep(scenario, at_most=3, timeout=10, times=(1, FOREVER)):
+    async for outcome in sweep(scenario, times=(1, FOREVER)):
         runs += 1
-        if (outcome.name, outcome.errno, outcome.times) == ("splice", errno.ENOBUFS, FOREVER):
-            continue  # it tries again for as long as memory is short
         assert not outcome.hung, str(outcome)
         assert not outcome.leaked, str(outcome)
         if outcome.error is None:
