@@ -76,6 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
         make().close()  # libuv keeps a pipe of its own from the first loop on
 
 
+def pytest_collection_finish() -> None:
+    # Thousands of collected tests, which live to the end: many tests collect the garbage, and each
+    # collection would look at all of that.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header() -> str:
     return f"loops: {', '.join(LOOPS)}" + ("" if uvloop else " (uvloop is not installed)")
 

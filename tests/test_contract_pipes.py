@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 from one_life import any_call_may_fail, short_calls_are_invisible
 from pipe_makers import STREAMS
 
-from fdtransport.testing import FOREVER, Promise, check_run_exit, descriptors, stream_promises
+from fdtransport.testing import FOREVER, Promise, check_run_exit, stream_promises
 
 #: What is detached is the standard stream, and not the descriptor that stood in for it.
 NOT_FOR_STDIO = "detach_gives_the_descriptors_back_as_they_were"
@@ -48,29 +46,6 @@ async def test_any_call_may_fail(
 @pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
 async def test_short_reads_and_writes_are_invisible(make: Any) -> None:
     await short_calls_are_invisible(make, 997)
-
-
-#: asyncio's debug mode makes each of them ten times as dear.
-CYCLES = 1_000 if sys.flags.dev_mode else 10_000
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-async def test_ten_thousand_lives_leave_no_descriptor_and_no_memory(make: Any) -> None:
-    async def live_and_die(times: int) -> None:
-        for _ in range(times):
-            transport, far = await make(asyncio.Protocol)
-            transport.close()
-            await transport.aclose()
-            far.close()
-
-    await live_and_die(200)
-    gc.collect()
-    before, blocks = descriptors(), sys.getallocatedblocks()
-    await live_and_die(CYCLES)
-    gc.collect()
-    assert descriptors() == before
-    assert sys.getallocatedblocks() - blocks < 500
 
 
 @pytest.mark.timeout(120)
