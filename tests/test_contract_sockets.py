@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from one_life import any_call_may_fail, check, live, short_calls_are_invisible
+from one_life import SWEPT, any_call_may_fail, check, live, short_calls_are_invisible
 
 from fdtransport import sockets
 from fdtransport._core import accept, backpressure
-from fdtransport.testing import ERRNOS, FOREVER, FarEnd, Features, Promise, stream_promises, sweep
+from fdtransport.testing import FOREVER, FarEnd, Features, Promise, stream_promises, sweep
 
 Factory = Callable[[], Any]
 Pair = tuple[Any, FarEnd]
@@ -209,7 +209,7 @@ async def test_any_call_of_a_server_may_fail(
     make, features = KINDS[kind]
     maker = Maker(make, features, tmp_path)
     never = 0
-    async for outcome in sweep(lambda: live(maker), errnos=ERRNOS, times=(times,)):
+    async for outcome in sweep(lambda: live(maker), errnos=SWEPT, times=(times,)):
         if outcome.error is None and outcome.result.refused == errno.ECONNREFUSED:
             assert outcome.name in ("accept", "fcntl", "status_flags"), str(outcome)
             assert not outcome.leaked, str(outcome)
@@ -219,7 +219,7 @@ async def test_any_call_of_a_server_may_fail(
         else:
             check(outcome, maker)
         reports.clear()
-    assert never > len(ERRNOS)
+    assert never > len(SWEPT)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import record_life
-from one_life import CUTS, DATA, any_call_may_fail, large_buffer, narrow, short_calls_are_invisible
+from one_life import CUTS, DATA, SWEPT, any_call_may_fail, large_buffer, narrow, short_calls_are_invisible
 
 from fdtransport import open_fd, open_pipe
 from fdtransport._core import backpressure
@@ -179,6 +179,6 @@ async def test_any_call_of_streams_may_fail(
     scenario: Any, times: int, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backpressure, "BREATH", 0.0)
-    async for outcome in sweep(scenario, times=(times,)):
+    async for outcome in sweep(scenario, errnos=SWEPT, times=(times,)):
         check_streams(outcome)
     assert {report["message"] for report in reports} <= {"closing the descriptor failed"}
