@@ -67,7 +67,7 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 def pytest_configure(config: pytest.Config) -> None:
     if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG"):
         config.option.asyncio_debug = True  # the plugin would switch it off otherwise
-        # Debug mode notes where each handle comes from, which is most of what it costs: the last frame will do.
+        # Debug mode notes where each handle comes from, which is most of its price: one frame will do.
         asyncio.constants.DEBUG_STACK_DEPTH = 1
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
