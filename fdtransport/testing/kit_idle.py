@@ -10,8 +10,8 @@ from .recording import RecordingProtocol
 from .trial import Pair, Trial
 
 #: Of so many idle seconds, so much may be spent. The wait itself is one wake-up, a timer of 50 ms makes
-#: three more, a spin burns it all.
-SECONDS, WAKEUPS, CPU = 0.15, 2, 0.05
+#: four more, a spin burns it all.
+SECONDS, WAKEUPS, CPU = 0.2, 3, 0.065
 
 
 async def stays_idle(pair: Pair, state: str) -> None:
