@@ -136,10 +136,12 @@ class Command:
 
     def __init__(self, options: argparse.Namespace, a: Endpoint, b: Endpoint) -> None:
         self.options = options
-        self.a, self.b = a, b
-        self.status = 0
-        self.connections = self.failures = 0
-        self.done = RelayResult()  # what the relays that have ended moved
+        self.a: Endpoint = a
+        self.b: Endpoint = b
+        self.status: int = 0
+        self.connections: int = 0
+        self.failures: int = 0
+        self.done: RelayResult = RelayResult()  # what the relays that have ended moved
         self._tasks: set[asyncio.Task[None]] = set()  # one per pair of ends
         self._running: dict[asyncio.Task[Any] | None, Relay] = {}
         self._listens = a.listens or b.listens

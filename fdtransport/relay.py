@@ -93,7 +93,7 @@ class Relay:
     def __init__(
         self, a: Any, b: Any, *, linger: float | None = None, copy: bool = False, one_way: bool = False
     ) -> None:
-        self.result = RelayResult()
+        self.result: RelayResult = RelayResult()
         self._ends = (a, b)
         self._linger = linger
         self._splices = not copy and hasattr(os, "splice")

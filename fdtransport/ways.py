@@ -52,9 +52,9 @@ class Side(asyncio.Protocol):
         self.relay = relay
         self.name = name
         self.transport = transport
-        self.ours = isinstance(transport, StreamTransport)
+        self.ours: bool = isinstance(transport, StreamTransport)
         self.former: Any = transport.get_protocol()
-        self.lost = self.former is None
+        self.lost: bool = self.former is None
         self.stream: Any = None  # the StreamReader that it had
         self.onward: Way | None = None  # where what is read here goes
         self.inward: Way | None = None  # where what is written here comes from
@@ -218,15 +218,15 @@ class Way:
         self.source = source
         self.sink = sink
         self.moved = moved
-        self.held = 0
+        self.held: int = 0
         self.pipe: Pipe | None = None
-        self.size = SIZE
-        self.moves = MOVES
-        self.blocked = False
-        self.ended = False  # nothing more comes from the source
-        self.over = False  # and nothing more goes to the sink
-        self.broken = False  # because that takes no more
-        self.undelivered = False  # and did not take all that was read for it
+        self.size: int = SIZE
+        self.moves: int = MOVES
+        self.blocked: bool = False
+        self.ended: bool = False  # nothing more comes from the source
+        self.over: bool = False  # and nothing more goes to the sink
+        self.broken: bool = False  # because that takes no more
+        self.undelivered: bool = False  # and did not take all that was read for it
         self.pump: Callable[[], None]
         source.onward = sink.inward = self
 

@@ -67,6 +67,8 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 def pytest_configure(config: pytest.Config) -> None:
     if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG"):
         config.option.asyncio_debug = True  # the plugin would switch it off otherwise
+        # Debug mode notes where each handle comes from, which is most of its price: one frame will do.
+        asyncio.constants.DEBUG_STACK_DEPTH = 1
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
@@ -74,6 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     for make in LOOPS.values():
         make().close()  # libuv keeps a pipe of its own from the first loop on
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of collected tests, which live to the end: many tests collect the garbage, and each
+    # collection would look at all of that.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

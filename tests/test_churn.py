@@ -240,11 +240,28 @@ async def test_ten_thousand_lives_leave_nothing(kind, tmp_path):
     await churn(kind, tmp_path)
 
 
+def one_way_each() -> tuple[tuple[int, int], tuple[int, int]]:
+    """Standard input and output for a child, and what keeps them open."""
+    (stdin, writing), (reading, stdout) = os.pipe(), os.pipe()
+    return (stdin, stdout), (reading, writing)
+
+
+def one_for_both() -> tuple[tuple[int, int], tuple[int, int]]:
+    near, far = socketpair()
+    return (near.fileno(), os.dup(near.detach())), (far.fileno(), os.dup(far.detach()))
+
+
 @pytest.mark.parametrize("name", LOOPS)
-def test_ten_thousand_lives_of_the_standard_streams_leave_nothing(name):
-    child = [sys.executable, __file__, name]
-    with subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.wait(60) == 0
+@pytest.mark.parametrize("kind", [one_way_each, one_for_both], ids=["pipes", "a socket"])
+def test_ten_thousand_lives_of_the_standard_streams_leave_nothing(kind, name):
+    standard, kept = kind()
+    try:
+        child = [sys.executable, __file__, name]
+        with subprocess.Popen(child, stdin=standard[0], stdout=standard[1]) as process:
+            assert process.wait(60) == 0
+    finally:
+        for fd in (*standard, *kept):
+            os.close(fd)
 
 
 if __name__ == "__main__":

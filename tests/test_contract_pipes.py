@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from one_life import any_call_may_fail, short_calls_are_invisible
 from pipe_makers import STREAMS
-from test_sweep import DATA, check, live
 
-from fdtransport.testing import (
-    ERRNOS,
-    FOREVER,
-    FaultPlan,
-    Promise,
-    check_run_exit,
-    descriptors,
-    stream_promises,
-    sweep,
-)
+from fdtransport.testing import FOREVER, Promise, check_run_exit, stream_promises
 
 #: What is detached is the standard stream, and not the descriptor that stood in for it.
 NOT_FOR_STDIO = "detach_gives_the_descriptors_back_as_they_were"
@@ -45,50 +34,18 @@ def test_a_run_that_ends_in_the_middle_leaves_nothing(make: Any) -> None:
     check_run_exit(make)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "for good"])
 @pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-async def test_any_call_may_fail(make: Any, times: int, reports: list[dict[str, Any]]) -> None:
-    runs = 0
-    async for outcome in sweep(lambda: live(make), errnos=ERRNOS, times=(times,), at_most=3):
-        runs += 1
-        check(outcome, make)
-    assert runs > 20
+async def test_any_call_may_fail(
+    make: Any, times: int, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await any_call_may_fail(make, times, monkeypatch)
     assert {report["message"] for report in reports} <= {"closing the descriptor failed"}
 
 
 @pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
 async def test_short_reads_and_writes_are_invisible(make: Any) -> None:
-    with FaultPlan() as plan:
-        for name in ("read", "write", "readv", "writev", "preadv", "pwritev"):
-            plan.short(name, n=997)
-        life = await live(make)
-    assert life.losses == 1
-    assert life.arrived == (DATA if make.features.writable else b"")
-    assert life.received == (DATA if make.features.readable else b"")
-
-
-#: asyncio's debug mode makes each of them ten times as dear.
-CYCLES = 1_000 if sys.flags.dev_mode else 10_000
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-async def test_ten_thousand_lives_leave_no_descriptor_and_no_memory(make: Any) -> None:
-    async def live_and_die(times: int) -> None:
-        for _ in range(times):
-            transport, far = await make(asyncio.Protocol)
-            transport.close()
-            await transport.aclose()
-            far.close()
-
-    await live_and_die(200)
-    gc.collect()
-    before, blocks = descriptors(), sys.getallocatedblocks()
-    await live_and_die(CYCLES)
-    gc.collect()
-    assert descriptors() == before
-    assert sys.getallocatedblocks() - blocks < 500
+    await short_calls_are_invisible(make, 997)
 
 
 @pytest.mark.timeout(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import check, live
+from one_life import SWEPT, any_call_may_fail, check, live, short_calls_are_invisible
 
 import fdtransport
-from fdtransport.testing import ERRNOS, FOREVER, FarEnd, Features, Promise, stream_promises, sweep
+from fdtransport._core import accept, backpressure
+from fdtransport.testing import FOREVER, FarEnd, Features, Promise, stream_promises, sweep
 
 Factory = Callable[[], Any]
 Pair = tuple[Any, FarEnd]
@@ -82,6 +84,19 @@ async def connected_unix(protocol_factory: Factory, directory: Path) -> Pair:
 async def _accept(
     server: fdtransport.Server, made: asyncio.Future[Any], connect: Callable[[], FarEnd]
 ) -> Pair:
+    """What *server* makes of a connection; ECONNREFUSED when it tells the loop that it makes nothing."""
+    loop = asyncio.get_running_loop()
+    told = loop.get_exception_handler()
+    shortages = itertools.count(1)
+
+    def note(loop: Any, context: dict[str, Any]) -> None:
+        short = context["message"] == "socket.accept() out of system resource"
+        if not made.done() and not (short and next(shortages) < 3):
+            made.set_exception(OSError(errno.ECONNREFUSED, context["message"]))
+        if told is not None:
+            told(loop, context)
+
+    loop.set_exception_handler(note)
     far = connect()
     try:
         return await asyncio.wait_for(made, 5), far
@@ -89,6 +104,7 @@ async def _accept(
         far.close()
         raise
     finally:
+        loop.set_exception_handler(told)
         server.close()
 
 
@@ -173,15 +189,42 @@ async def test_contract(kind: str, promise: Promise, tmp_path: Path) -> None:
     assert await promise.run(Maker(make, features, tmp_path))
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.usefixtures("reports")
 @pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "for good"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("accepted")])
-async def test_any_call_may_fail(kind: str, times: int, tmp_path: Path) -> None:
+async def test_any_call_may_fail(
+    kind: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, features = KINDS[kind]
+    await any_call_may_fail(Maker(make, features, tmp_path), times, monkeypatch)
+
+
+@pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "for good"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("accepted")])
+async def test_any_call_of_a_server_may_fail(
+    kind: str, times: int, tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A connection that cannot be accepted is nobody's: the loop is told, and there is no life to look at.
+    monkeypatch.setattr(backpressure, "BREATH", 0.0)
+    monkeypatch.setattr(accept, "RETRY", 0.0)
+    monkeypatch.setattr(accept, "REPORT", 0.0)
     make, features = KINDS[kind]
     maker = Maker(make, features, tmp_path)
-    runs = 0
-    async for outcome in sweep(lambda: live(maker), errnos=ERRNOS, times=(times,), at_most=3):
-        runs += 1
-        check(outcome, maker)
-    assert runs > 20
+    never = 0
+    async for outcome in sweep(lambda: live(maker), errnos=SWEPT, times=(times,)):
+        if outcome.error is None and outcome.result.refused == errno.ECONNREFUSED:
+            assert outcome.name in ("accept", "fcntl", "status_flags"), str(outcome)
+            assert not outcome.leaked, str(outcome)
+            told = [getattr(report["exception"], "errno", None) for report in reports]
+            assert set(told) == {outcome.errno}, str(outcome)
+            never += 1
+        else:
+            check(outcome, maker)
+        reports.clear()
+    assert never > len(SWEPT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_short_reads_and_writes_are_invisible(kind: str, tmp_path: Path) -> None:
+    make, features = KINDS[kind]
+    await short_calls_are_invisible(Maker(make, features, tmp_path), 997)

@@ -15,16 +15,8 @@ from fdtransport.testing import (
     TRANSIENT,
     FarEnd,
     FaultPlan,
-    RecordingBufferedProtocol,
-    RecordingProtocol,
-    fd_pair_maker,
-    pattern,
-    read_pipe_maker,
-    socket_pair_maker,
     sweep,
-    write_pipe_maker,
 )
-from fdtransport.testing.observe import until
 
 
 @pytest.fixture
@@ -168,79 +160,6 @@ def test_a_rule_that_makes_no_sense_is_refused(rule):
 
 
 # Sweeps
-
-
-DATA = pattern(30_000)
-
-
-async def conversation(make, protocol):
-    """A whole life: data in, data out, end; returns what arrived, and how it ended."""
-    transport, far = await make(lambda: protocol)
-    arrived = b""
-    try:
-        if far.can_send:
-            far.send_now(DATA)
-            await until(lambda: protocol.lost or len(protocol.received) == len(DATA), "data or the loss came")
-        if far.can_receive:
-            for start in range(0, len(DATA), 5000):
-                transport.write(DATA[start : start + 5000])
-        transport.close()
-        if far.can_receive:
-            arrived = await far.recv_to_end()
-        await until(lambda: protocol.lost, "the loss came")
-    finally:
-        transport.abort()
-        far.close()
-        for _ in range(3):
-            await asyncio.sleep(0)
-    return arrived, protocol.received, protocol.reason
-
-
-MAKERS = {
-    "socket_pair": socket_pair_maker(),
-    "fd_pair": fd_pair_maker(),
-    "read_pipe": read_pipe_maker(),
-    "write_pipe": write_pipe_maker(),
-}
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("protocol", [RecordingProtocol, RecordingBufferedProtocol])
-async def test_no_call_may_fail_unnoticed_or_hang_or_leak(kind, protocol, reports):
-    made: list[RecordingProtocol] = []
-
-    async def scenario():
-        made.append(protocol(keep_open=True))
-        return await conversation(MAKERS[kind], made[-1])
-
-    # For good, ENOBUFS is a kernel out of memory: whoever goes on trying is right as well.
-    lasting = sweep(scenario, errnos={*ERRNOS} - {errno.ENOBUFS}, times=(FOREVER,), at_most=4, timeout=3)
-    for outcomes in (sweep(scenario, at_most=4, timeout=3), lasting):
-        await check_outcomes(outcomes, made)
-    del reports[:]
-
-
-async def check_outcomes(outcomes, made):
-    wholes = {b"", DATA}
-    async for outcome in outcomes:
-        assert not outcome.hung, str(outcome)
-        assert not outcome.leaked, str(outcome)
-        assert made[-1].breaches == [], str(outcome)
-        if outcome.error is not None:
-            # The helper raised, with the errno that the kernel gave.
-            assert outcome.reached, str(outcome)
-            assert getattr(outcome.error, "errno", None) == outcome.errno, str(outcome)
-            assert made[-1].names in ([], ["made", "lost"]), str(outcome)
-            continue
-        arrived, received, reason = outcome.result
-        if reason is None:
-            # Nobody was told of a loss: then nothing is lost.
-            assert {arrived, received} <= wholes, str(outcome)
-        else:
-            assert isinstance(reason, OSError), str(outcome)
-            assert reason.errno == outcome.errno, str(outcome)
-        if outcome.transient or not outcome.name:
-            assert reason is None, str(outcome)
 
 
 async def test_a_sweep_tells_what_came_of_each_fault():

@@ -62,6 +62,7 @@ def run(main):
     else:
         import asyncio as source
     with asyncio.Runner(loop_factory=source.new_event_loop) as runner:
+        runner.get_loop().slow_callback_duration = 60  # a busy machine is not this program's fault
         runner.run(main())
 """
 

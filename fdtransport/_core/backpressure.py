@@ -174,9 +174,9 @@ class Backpressure(Interest):
         self._loop.call_later(BREATH, self._after_breath, context=self._context)
 
     def _after_breath(self) -> None:
-        if self._queue.size and self._wfd >= 0:
-            self._writer_on = False
-            self._flush()
+        if self._writer_on and self._wfd >= 0:
+            self._remove_writer()
+            self._flush()  # an empty queue is told as `want_write` asks for
 
     def _refuse_write(self, size: int) -> None:
         """``write()`` in a state in which nothing can be sent."""

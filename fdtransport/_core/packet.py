@@ -73,7 +73,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             raise ValueError(f"max_size ({max_size!r}) must be at least 1 byte")
         self._max_size = max_size
         #: Records that the hard limit of the queue refused; each was told to ``error_received``.
-        self.dropped = 0
+        self.dropped: int = 0
         super().__init__(loop, file, protocol, waiter, extra, server)
 
     # -- what an adapter may override ---------------------------------------------------------

@@ -31,6 +31,8 @@ class Pipe:
     __slots__ = ("entry", "exit")
 
     def __init__(self) -> None:
+        self.exit: int
+        self.entry: int
         self.exit, self.entry = syscalls.pipe(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             syscalls.set_pipe_size(self.entry, TCP_SIZE)
@@ -57,8 +59,8 @@ class Stock:
     """See the module's first lines."""
 
     def __init__(self) -> None:
-        self.users = 0
-        self.buffer = memoryview(bytearray(SIZE))
+        self.users: int = 0
+        self.buffer: memoryview = memoryview(bytearray(SIZE))
         self._pipes: list[Pipe] = []
 
     def take(self) -> Pipe:

@@ -290,9 +290,13 @@ class StreamTransport(ByteReading, asyncio.Transport):
         except OSError as exc:
             if exc.errno == errno.EINVAL:
                 raise
-            if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL:
+            verdict = meaning(exc, self._WRITE_ERRORS)
+            if verdict is Meaning.LATER:
+                self._breathe(exc)
+            elif verdict is Meaning.FATAL:
                 self._write_failed(exc)
             return None
+        self._tries = 0
         return moved
 
     def want_write(self) -> None:

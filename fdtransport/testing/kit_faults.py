@@ -21,17 +21,17 @@ TRANSIENT = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS)
 async def short_writes_and_transient_errors_are_invisible(trial: Trial) -> None:
     for fault in ("short", *TRANSIENT):
         pair = await trial.open()
-        data = pattern(20_000)
+        data = pattern(4000)
         with FaultPlan() as plan:
             for name in WRITES:
                 if fault == "short":
                     plan.short(name, 7, fd=pair.fds)
                 else:
                     plan.fail(name, 2, int(fault), 3, fd=pair.fds)
-                    plan.short(name, 777, fd=pair.fds)
-            for piece in chunks(data[:10_000], 500):
+                    plan.short(name, 177, fd=pair.fds)
+            for piece in chunks(data[:2000], 100):
                 pair.transport.write(piece)
-            pair.transport.writelines(chunks(data[10_000:], 500))
+            pair.transport.writelines(chunks(data[2000:], 100))
             got = await pair.far.recv_exactly(len(data))
         name = fault if fault == "short" else errno.errorcode[int(fault)]
         expect(got == data, f"{name}: what arrived is not what was written")

@@ -9,8 +9,9 @@ from .promises import promise
 from .recording import RecordingProtocol
 from .trial import Pair, Trial
 
-#: Of so many idle seconds, so much may be spent: a timer of 50 ms wakes 5 times, a spin burns it all.
-SECONDS, WAKEUPS, CPU = 0.25, 4, 0.08
+#: Of so many idle seconds, so much may be spent. The wait itself is one wake-up, a timer of 50 ms makes
+#: four more, a spin burns it all.
+SECONDS, WAKEUPS, CPU = 0.2, 3, 0.065
 
 
 async def stays_idle(pair: Pair, state: str) -> None:
