@@ -227,6 +227,8 @@ class BaseTransport(Backpressure):
         self._remove_writer()
         if self._queue.size:
             self._wake("flushed", self._cut_off())
+        if self._waiters:
+            self._wake("sent", self._cut_off())
         self._queue.clear()
         self._mark = NEVER
         if self._state is State.WRITE_FAILED and self._flow.must_resume(0):

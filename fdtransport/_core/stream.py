@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from ..errors import Meaning, meaning
 from . import syscalls
 from .base import NEVER
+from .file_sending import send_file
 from .lifecycle import Event, State
-from .queues import Buffer, ByteQueue
+from .queues import Buffer, ByteQueue, SealedQueue
 from .reading import ByteReading
 
 __all__ = ["BytesLike", "StreamTransport", "as_buffer"]
@@ -206,6 +207,10 @@ class StreamTransport(ByteReading, asyncio.Transport):
         if self._mark != NEVER or self._flow.paused:
             self._check_flow()
 
+    def _writer(self) -> Callable[[], object]:
+        queue = self._queue
+        return (type(queue) is SealedQueue and queue.feed) or self._flush
+
     def _flush(self) -> None:
         """Offer the queue to the kernel; called by the loop when the descriptor is writable."""
         queue = self._queue
@@ -295,7 +300,41 @@ class StreamTransport(ByteReading, asyncio.Transport):
             return
         if not self.can_write_eof():
             raise NotImplementedError(f"{self!r} cannot end its write side alone")
+        if type(self._queue) is SealedQueue and not self._queue.size:
+            # As with asyncio's sockets, the end does not wait for a file.
+            self._remove_writer()
+            self._wake("sent", BrokenPipeError(errno.EPIPE, "write_eof() came before the file was sent"))
         self._step(Event.WRITE_EOF)
+
+    async def sendfile(
+        self, file: Any, offset: int = 0, count: int | None = None, *, fallback: bool = True
+    ) -> int:
+        """Send *file* from *offset* on, *count* bytes of it or all; return when the kernel has them.
+
+        The bytes go from the page cache to the descriptor without entering the process
+        (sendfile(2)), on every loop and to every kind of descriptor that takes them so. *file*: a
+        binary file object. What was written before goes first; ``write()`` raises RuntimeError
+        meanwhile, and reading is paused, as with ``loop.sendfile``. Where the kernel cannot, because
+        *file* is no regular file for instance, it is read and written piece by piece if *fallback*
+        is true. A slow disk does not hold the loop.
+
+        Returns the bytes sent, fewer than *count* if the file ends before. The position of the file is
+        then ``offset`` plus that, also when this raises. Cancelling is safe: it stops between two
+        pieces, ``file.tell()`` says how far it came, and the transport goes on.
+
+        :raises asyncio.SendfileNotAvailableError: the kernel cannot, and *fallback* is false.
+        :raises ValueError: *file* is a text file or closed, *offset* is negative, *count* is below 1.
+        :raises TypeError: *file* is no file object, *offset* or *count* no int.
+        :raises RuntimeError: the transport is closing, or another file is under way.
+        :raises ConnectionError: the transport ended meanwhile, also by ``close()``.
+        :raises OSError: the file cannot be read, or the descriptor not be written to.
+
+        ::
+
+            with open("index.html", "rb") as file:
+                await transport.sendfile(file)
+        """
+        return await send_file(self, file, offset, count, fallback)
 
     async def write_from(self, source: AsyncIterable[BytesLike]) -> int:
         """Write everything that *source* yields, as fast as the reader takes it.
