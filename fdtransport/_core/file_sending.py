@@ -25,7 +25,7 @@ from .readiness import in_memory
 __all__ = ["concerns_sink", "send_file"]
 
 #: Bytes per system call, and calls per wake-up, so that a fast reader cannot starve the others.
-PIECE, PIECES = 256 * 1024, 4
+PIECE, PIECES = 1024 * 1024, 4
 #: Seconds until a disk is asked again, at first and at most.
 PATIENCE, MOST_PATIENCE = 0.001, 0.016
 
@@ -74,8 +74,9 @@ def _size_to_send(transport: Any, file: Any) -> int:
     if not hasattr(transport._sys, "sendfile"):
         raise asyncio.SendfileNotAvailableError(f"{transport!r} does not send by its descriptor alone")
     try:
-        fd = file.fileno()
-        status = syscalls.fstat(fd)
+        if hasattr(file, "flush"):
+            file.flush()  # what was written to it is to be sent too
+        status = syscalls.fstat(file.fileno())
     except (AttributeError, io.UnsupportedOperation):
         raise asyncio.SendfileNotAvailableError(f"{file!r} has no descriptor") from None
     if not stat.S_ISREG(status.st_mode):
@@ -149,7 +150,7 @@ class FileSending:
             size = min(self._stop - self._position, PIECE)
             try:
                 fd = self._file.fileno()  # each time: it must not be the number of a file that was closed
-                if not in_memory(fd, self._position):
+                if not in_memory(fd, self._position, size):
                     self._patience = min(max(self._patience * 2, PATIENCE), MOST_PATIENCE)
                     self._again(self._patience)
                     return
