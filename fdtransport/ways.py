@@ -31,7 +31,7 @@ class Moved:
     bytes: int = 0
     """Handed to the other end."""
     engine: str = ""
-    """``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
+    """``sendfile``, ``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
 
 
 class Owner(Protocol):
@@ -99,6 +99,10 @@ class Side(asyncio.Protocol):
             return stat.S_ISREG(syscalls.fstat(self.transport.fileno()).st_mode)
         except OSError:
             return False
+
+    def sends_files(self) -> bool:
+        """Whether it has sendfile(2); whether the kernel does it for its kind shows when it is tried."""
+        return hasattr(self.transport._sys, "sendfile")
 
     # -- what the relay does with it ----------------------------------------------------------
 
@@ -239,6 +243,9 @@ class Way:
             self.moves = 1
         if not self.sink.ours:
             self.moved.engine, self.pump = "copy", self._copy_bytes
+        elif splices and self.source.is_file() and self.sink.sends_files():
+            self.moved.engine, self.pump = "sendfile", self._send_file
+            self.size = TCP_SIZE
         elif splices:
             self.moved.engine, self.pump = "splice", self._splice
             if self.source.is_tcp() or self.sink.is_tcp():
@@ -316,6 +323,26 @@ class Way:
         self.choose_engine(splices=False)
         self.write(data)
         return not (self.blocked or self.over)
+
+    def _send_file(self) -> None:
+        source, sink = self.source.transport, self.sink.transport
+        try:
+            count = sink.sendfile_in(source.fileno(), self.size)
+        except OSError:  # EINVAL: not into this one; or the file cannot be read, which reading it tells
+            self._copy_instead()
+            return
+        if count == 0:
+            # The end. (A file of /proc may have more, and only for reading.)
+            data = source.read_now(READ_SIZE)
+            if data:
+                self.write(data)
+            return
+        self.moved.bytes += count or 0
+        if sink.is_closing():
+            self.drop()
+        elif (count or 0) < self.size:
+            self.block()
+            sink.want_write()
 
     def _copy_instead(self) -> None:
         self.choose_engine(splices=False)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from ..errors import Meaning, meaning
 from . import syscalls
 from .base import NEVER
-from .file_sending import send_file
+from .file_sending import concerns_sink, send_file
 from .lifecycle import Event, State
 from .queues import Buffer, ByteQueue, SealedQueue
 from .reading import ByteReading
@@ -277,6 +277,26 @@ class StreamTransport(ByteReading, asyncio.Transport):
             if exc.errno == errno.EINVAL:
                 raise
             if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL:
+                self._write_failed(exc)
+            return None
+        return moved
+
+    def sendfile_in(self, file: int, size: int) -> int | None:
+        """Move up to *size* bytes of the regular file *file*, from its position on, to here.
+
+        As ``splice_in``, without a pipe: the queue must be empty, and None means "not now, or never
+        again". 0 is the end of the file.
+
+        :raises OSError: the kernel cannot, or *file* cannot be read.
+        """
+        if not self._state.writes:
+            return None
+        try:
+            moved: int = self._sys.sendfile(self._wfd, file, None, size)
+        except OSError as exc:
+            if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL:
+                if not concerns_sink(exc):
+                    raise
                 self._write_failed(exc)
             return None
         return moved
