@@ -2,7 +2,7 @@
 
 Each direction has one engine, chosen once:
 
-    sendfile    what is read is a regular file: its pages go to the other end (sendfile(2))
+    sendfile    a regular file into a socket: its pages go there by themselves (sendfile(2))
     splice      both ends are byte streams of this library: the kernel moves pages through a pipe,
                 and no byte enters the process (splice(2))
     copy        the kernel refuses both for one of them, or what is written to is a transport of

@@ -124,11 +124,13 @@ async def test_a_file_is_sent_past_the_process_and_its_end_is_passed_on(tmp_path
             count = await asyncio.to_thread(receive_all, fd, received)
             result = await task
     assert count == result.a_to_b.bytes == BULK - 17
-    assert result.a_to_b.engine == "sendfile"
+    assert result.a_to_b.engine == ("splice" if kind == "pipe" else "sendfile")
     assert result.error is None
     assert received.digest() == hashlib.sha1(pattern(BULK)[17:]).digest()
-    assert not plan.count("splice") + plan.count("write") + plan.count("writev") + plan.count("pipe")
-    assert plan.count("preadv") >= BULK // MIB  # whether it is in memory is asked each time
+    assert not plan.count("write") + plan.count("writev")
+    assert plan.count("preadv") >= BULK // MIB // 2  # whether it is in memory is asked again and again
+    if kind != "pipe":
+        assert not plan.count("splice") + plan.count("pipe")
 
 
 @pytest.mark.parametrize("target", ["file", "null", "log"])
@@ -140,7 +142,7 @@ async def test_a_file_goes_into_a_file(tmp_path, target):
     result = await relay(await near(source), await near(os.open(path, flags, 0o600)))
     assert result.error is None
     assert result.a_to_b.bytes == 8 * MIB
-    assert result.a_to_b.engine == ("copy" if target == "log" else "sendfile")
+    assert result.a_to_b.engine == ("copy" if target == "log" else "splice")
     assert target == "null" or path.read_bytes() == pattern(8 * MIB)
 
 

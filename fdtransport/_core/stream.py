@@ -216,9 +216,8 @@ class StreamTransport(ByteReading, asyncio.Transport):
         queue = self._queue
         queue.grant(0)
         if not queue.size:
-            self._remove_writer()
-            if self._state.writes and hasattr(self._protocol, "write_ready"):
-                self._guard("protocol.write_ready() failed", self._protocol.write_ready)
+            if not (self._state.writes and self._wants_more()) and not self._queue.size:
+                self._remove_writer()
             return
         for _ in range(WRITES):
             offer = queue.offer()
@@ -244,6 +243,14 @@ class StreamTransport(ByteReading, asyncio.Transport):
             self._remove_writer()
         if self._waiters or self._flow.paused or self._flow.producer or self._state.flushing:
             self._shrunk()
+
+    def _wants_more(self) -> bool:
+        """Tell a protocol that does its own writing; whether it wants to be told again."""
+        if not hasattr(self._protocol, "write_ready"):
+            return False
+        answer: list[object] = []
+        self._guard("protocol.write_ready() failed", lambda: answer.append(self._protocol.write_ready()))
+        return any(answer)
 
     def _write_raised(self, exc: OSError, data: Buffer | bytearray = b"") -> None:
         """A write failed; *data* was being written and is not queued yet."""
@@ -302,7 +309,9 @@ class StreamTransport(ByteReading, asyncio.Transport):
         return moved
 
     def want_write(self) -> None:
-        """Have ``protocol.write_ready()`` called once, when the kernel takes more and nothing is queued."""
+        """Have ``protocol.write_ready()`` called when the kernel takes more and nothing is queued, until it
+        returns something false.
+        """
         if self._state.writes:
             self._add_writer()
 
@@ -320,10 +329,6 @@ class StreamTransport(ByteReading, asyncio.Transport):
             return
         if not self.can_write_eof():
             raise NotImplementedError(f"{self!r} cannot end its write side alone")
-        if type(self._queue) is SealedQueue and not self._queue.size:
-            # As with asyncio's sockets, the end does not wait for a file.
-            self._remove_writer()
-            self._wake("sent", BrokenPipeError(errno.EPIPE, "write_eof() came before the file was sent"))
         self._step(Event.WRITE_EOF)
 
     async def sendfile(
