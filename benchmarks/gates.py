@@ -80,11 +80,11 @@ GATES = (
     Gate(21, "accept", "asyncio", 1.2, 1.6),
     Gate(21, "accept", "uvloop", 0.7, 1.0),
     # The kernel does nearly all of it, for everybody.
-    Gate(25, "sendfile-tcp", "asyncio", 0.85, 1.0),
+    Gate(25, "sendfile-tcp", "asyncio", 0.9, 1.0),
     Gate(25, "sendfile-tcp", "uvloop", 1.5, 2.5),
     Gate(25, "sendfile-unix", "asyncio", 0.9, 1.2),
     Gate(25, "sendfile-unix", "uvloop", 1.2, 2.0),
-    Gate(26, "relay-file>unix", "splice", 0.65, 0.9),
+    Gate(26, "relay-file>unix", "splice", 0.55, 0.9),
 )
 
 LIMITS = (

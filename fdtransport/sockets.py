@@ -59,8 +59,9 @@ class SocketTransport(StreamTransport):
 
     A drop-in for the transport that asyncio's ``create_connection`` and ``create_server`` give, also
     for ``loop.start_tls`` and ``loop.sendfile`` (where the loop has them for transports that are not
-    its own: asyncio's has, uvloop has not; ``transport.sendfile`` is faster, and there on both). Extra info: ``socket``, ``sockname``, ``peername``,
-    ``fd`` and, on a UNIX socket of Linux, ``peercred`` (process id, user id, group id).
+    its own: asyncio's has, uvloop has not; the transport's own ``sendfile`` is faster, and on both).
+    Extra info: ``socket``, ``sockname``, ``peername``, ``fd`` and, on a UNIX socket of Linux,
+    ``peercred`` (process id, user id, group id).
 
     *file*: a socket object or its descriptor. TCP_NODELAY is set, as asyncio does.
 
