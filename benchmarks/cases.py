@@ -138,10 +138,32 @@ def _relays() -> list[Case]:
     return cases
 
 
+def _files() -> list[Case]:
+    cases = []
+    for kind in ("tcp", "unix"):
+        cases.append(
+            Case(
+                f"sendfile-{kind}", (25,), f"a file in memory, {kind}; uvloop reads and writes it",
+                "sendfile", "MB", 128 * MB, MB, (*OURS, "asyncio", "uvloop", "blocking"),
+                ("asyncio", "uvloop", "blocking"), ("wall", "cpu"), kind=kind, together=kind == "tcp",
+                strace=(32 * MB, 96 * MB),
+            )
+        )  # fmt: skip
+        cases.append(
+            Case(
+                f"relay-file>{kind}", (26,), f"relay file>{kind}", "relay", "MB", 128 * MB, MB,
+                (*OURS, "blocking", "splice"), ("blocking", "splice"), ("wall", "cpu"), kind=f"file>{kind}",
+                together=kind == "tcp", strace=(32 * MB, 96 * MB),
+            )
+        )  # fmt: skip
+    return cases
+
+
 CASES = (
     *_writes(),
     *_reads(),
     *_relays(),
+    *_files(),
     Case(
         "memory", (19,), "memory of one idle transport, fresh process", "memory", "transport", 3_500, 200,
         (*LOOPS, "twisted"), ("asyncio", "uvloop"), ("bytes",), loads=0, fresh=True,

@@ -79,6 +79,12 @@ GATES = (
     Gate(20, "ready-2900", "asyncio-64k", 0.9),
     Gate(21, "accept", "asyncio", 1.2, 1.6),
     Gate(21, "accept", "uvloop", 0.7, 1.0),
+    # The kernel does nearly all of it, for everybody.
+    Gate(25, "sendfile-tcp", "asyncio", 0.9, 1.0),
+    Gate(25, "sendfile-tcp", "uvloop", 1.5, 2.5),
+    Gate(25, "sendfile-unix", "asyncio", 0.9, 1.2),
+    Gate(25, "sendfile-unix", "uvloop", 1.2, 2.0),
+    Gate(26, "relay-file>unix", "splice", 0.55, 0.9),
 )
 
 LIMITS = (
@@ -91,4 +97,7 @@ LIMITS = (
     Limit(11, "bulk-write-tcp", "syscalls", 20),
     Limit(13, "relay-unix>pipe", "syscalls", 12),
     Limit(19, "memory", "bytes", 900),
+    Limit(25, "sendfile-tcp", "syscalls", 12),
+    Limit(25, "sendfile-unix", "syscalls", 40),
+    Limit(26, "relay-file>tcp", "syscalls", 12),
 )

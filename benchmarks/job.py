@@ -7,8 +7,10 @@ import gc
 import hashlib
 import itertools
 import json
+import os
 import random
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ class Job:
     moved: list[tuple[int, str]] = field(default_factory=list)
     _waiting: list[tuple[End, str, int]] = field(default_factory=list)
     _near: list[End] = field(default_factory=list)
+    _files: list[Any] = field(default_factory=list)
     _digest: Any = None
 
     def end(self, order: str, kind: str = "", size: int = 0) -> End:
@@ -54,6 +57,20 @@ class Job:
         self._near.append(near)
         self._waiting.append((far, order, size or self.size))
         return near
+
+    def file(self) -> Any:
+        """An open file of ``size`` bytes that has just been written, and so is in memory."""
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed in the end)
+        self._files.append(file)
+        data = random.Random(3).randbytes(self.size if self.check else 1 << 20)
+        if not self.check:
+            data = (data * (self.size // len(data) + 1))[: self.size]
+        self.moved.append((len(data), hashlib.sha256(data).hexdigest()))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file.fileno(), view) :]
+        file.seek(0)
+        return file
 
     def pair(self) -> tuple[End, End]:
         """A pair that this process keeps both ends of."""
@@ -98,7 +115,7 @@ class Job:
 
     def finish(self) -> None:
         """Close what is left and compare what was sent with what arrived, by count and by digest."""
-        for end in self._near:
+        for end in (*self._near, *self._files):
             end.close()
         for control, _ in zip(self.loads, self._waiting, strict=False):
             self.moved += [tuple(entry) for entry in json.loads(control.recv(4096))]

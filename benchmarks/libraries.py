@@ -118,6 +118,9 @@ class Asyncio(Library):
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=1024)
 
+    async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
+        await asyncio.get_running_loop().sendfile(transport, file, fallback=False)
+
 
 def _of_streams(reader: Any, writer: Any) -> Stream:
     async def send(data: bytes) -> None:
@@ -155,6 +158,12 @@ class Uvloop(Asyncio):
         loop: asyncio.AbstractEventLoop = self._uvloop.new_event_loop()
         return loop
 
+    async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
+        while data := file.read(262_144):  # its loop.sendfile raises NotImplementedError
+            transport.write(data)
+            if flow.resumed is not None:
+                await flow.resumed
+
 
 class Fdtransport(Asyncio):
     name = "fdtransport"
@@ -180,6 +189,9 @@ class Fdtransport(Asyncio):
 
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await self._fdtransport.create_server(factory, sock=sock, backlog=1024)
+
+    async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
+        await self._fdtransport.sendfile(transport, file, fallback=False)
 
     async def relay(self, one: Any, other: Any, copy: bool) -> None:
         from fdtransport.relay import relay

@@ -1,4 +1,4 @@
-"""Relaying one way between two ends (rows 13 to 15)."""
+"""Relaying one way between two ends (rows 13 to 15 and 26)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ CHUNK = 65_536
 def ends(job: Job) -> tuple[End, End]:
     """The end that a source writes to, and the one that a sink reads from."""
     source, sink = job.case.kind.split(">")
+    if source == "file":
+        return End(source, reader=os.dup(job.file().fileno())), job.end("sink", sink)
     return job.end("source", source), job.end("sink", sink)
 
 
@@ -52,10 +54,17 @@ async def relay_by_protocol(job: Job) -> None:
         await other.lost
 
 
+class Still(Endpoint):
+    """Leaves what there is to the relay: a file is readable at once."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.pause_reading()
+
+
 @carries_out("relay", "relay")
 async def relay_by_library(job: Job) -> None:
     source, sink = ends(job)
-    one = await job.library.connect(Endpoint(), source)
+    one = await job.library.connect(Still(), source)
     other = await job.library.connect(Endpoint(), sink)
     with job.clock():
         await job.library.relay(one, other, copy="copied" in job.case.options)

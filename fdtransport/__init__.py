@@ -15,6 +15,7 @@ from .errors import (
 )
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
+from .files import sendfile
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
@@ -69,6 +70,7 @@ __all__ = [
     "open_unix_connection",
     "open_url",
     "relay",
+    "sendfile",
     "start_server",
     "start_unix_server",
 ]

@@ -2,7 +2,7 @@
 
 Sockets, servers, datagrams, pipes, and so the pipes of subprocesses: a program that knows nothing of
 this library gets its transports from ``loop.create_connection`` and its kin. asyncio makes every
-transport in one of five factory methods; this loop overrides those, and nothing else of the road.
+transport in one of five factory methods; this loop overrides those and the one that sends a file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import socket
 import sys
+from asyncio import constants
 from typing import Any, Self, TypeVar, cast
 
 from ._core.base import BaseTransport
@@ -100,6 +101,13 @@ class EventLoop(asyncio.SelectorEventLoop):
         # Not among asyncio's guards, as there: a program may add a reader for the other direction.
         return _like_asyncios(PipeTransport)(self, *args)
 
+    #: What transports on this loop answer to ``loop.sendfile``, which then asks the method below.
+    _transport_sendfile = constants._SendfileMode.TRY_NATIVE
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        sent: int = await transp.sendfile(file, offset, count, fallback=False)
+        return sent
+
     def _registered(self, transport: T) -> T:
         """Have asyncio's guards know that this transport has its descriptor."""
         self._transports[transport.fileno()] = transport  # type: ignore[attr-defined]
@@ -143,12 +151,13 @@ class _Unguarded:
         self.remove_writer = loop._remove_writer
 
 
-#: What a factory method of asyncio may be called with; the loop's own is called in its place.
+#: Methods that asyncio calls; they are called with what theirs take.
 _REACHED_FOR = (
     "_make_socket_transport",
     "_make_ssl_transport",
     "_make_read_pipe_transport",
     "_make_write_pipe_transport",
+    "_sendfile_native",
 )
 
 

@@ -2,9 +2,10 @@
 
 Each direction has one engine, chosen once:
 
+    sendfile    a regular file into a socket: its pages go there by themselves (sendfile(2))
     splice      both ends are byte streams of this library: the kernel moves pages through a pipe,
                 and no byte enters the process (splice(2))
-    copy        the kernel refuses to splice one of them, or what is written to is a transport of
+    copy        the kernel refuses both for one of them, or what is written to is a transport of
                 another library: read into one buffer, written from it
     callbacks   what is read from is a transport of another library (TLS, for instance): what it
                 delivers is written

@@ -30,6 +30,7 @@ FLOORS = {
     "_core.backpressure": 1.7,
     "_core.base": 2.0,
     "_core.reading": 2.05,
+    "_core.file_sending": 1.8,
     "_core.stream": 2.1,
     "_core.packet": 2.2,
     "_core.opening": 2.3,

@@ -16,6 +16,8 @@ import pytest
 import fdtransport
 from fdtransport import EventLoop, PipeTransport, SocketTransport, StreamTransport, new_event_loop
 from fdtransport.testing import (
+    FarEnd,
+    FaultPlan,
     PairMaker,
     RecordingProtocol,
     check_stream_transport,
@@ -210,5 +212,24 @@ def test_our_own_helpers_work_on_it_too():
     async def shout(reader, writer):
         writer.write((await reader.readline()).upper())
         writer.close()
+
+    on_our_loop(main())
+
+
+def test_the_loop_sends_files_by_the_kernel(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(300_000))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        with FaultPlan() as plan, FarEnd(far) as end, path.open("rb") as file:
+            sending = asyncio.create_task(loop.sendfile(transport, file, 100, fallback=False))
+            assert await end.recv_exactly(299_900) == path.read_bytes()[100:]
+            assert await sending == 299_900
+        assert plan.count("sendfile") > 0
+        assert plan.count("read") == 0
+        await transport.aclose()
 
     on_our_loop(main())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdtransport._core.queues import OFFER_BYTES, OFFER_PIECES, SMALL, ByteQueue, PacketQueue
+from fdtransport._core.queues import OFFER_BYTES, OFFER_PIECES, SMALL, ByteQueue, PacketQueue, SealedQueue
 
 SIZES = st.sampled_from(
     [1, 2, 63, 64, 1000, SMALL - 1, SMALL, SMALL + 1, 9000, OFFER_BYTES // 4, OFFER_BYTES]
@@ -251,3 +251,53 @@ def test_clear_forgets_everything():
         queue.clear()
         assert queue.size == 0
         assert not queue.take()
+
+
+# -- sealed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [(), (b"one",), (b"one", b"two")])
+def test_a_sealed_queue_takes_nothing_gives_everything_and_never_looks_empty(pieces):
+    queue = ByteQueue()
+    for piece in pieces:
+        queue.append(piece)
+    queue.grant(1000)
+    sealed = SealedQueue(queue)
+    sealed.grant(1000)
+    assert sealed.room == 0
+    taken = b""
+    while sealed.size:
+        assert sealed.pieces
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            sealed.append(b"x")
+        taken += bytes(parts(sealed.offer())[0][:1])
+        sealed.advance(1)
+    assert taken == b"".join(pieces)
+    assert sealed.pieces
+    with pytest.raises(RuntimeError, match="sendfile is in progress"):
+        sealed.append(b"x")
+    assert sealed.take() == b""
+
+
+@pytest.mark.parametrize("taken", [0, 2, 3, 6])
+def test_a_queue_that_is_opened_again_goes_on_with_what_is_left(taken):
+    queue = ByteQueue()
+    queue.append(b"one")
+    queue.append(b"two")
+    queue.grant(100)
+    sealed = SealedQueue(queue)
+    sealed.advance(taken)
+    assert sealed.opened() is queue
+    assert (queue.size, queue.room) == (6 - taken, 0)
+    queue.append(b"three")
+    assert queue.take() == b"onetwothree"[taken:]
+
+
+def test_what_is_dropped_while_sealed_is_gone_from_the_queue():
+    queue = ByteQueue()
+    queue.append(b"one")
+    sealed = SealedQueue(queue)
+    sealed.clear()
+    assert sealed.size == 0
+    assert sealed.pieces
+    assert sealed.opened().take() == b""

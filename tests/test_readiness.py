@@ -204,6 +204,21 @@ def test_looking_into_memory_moves_no_position(file):
     assert os.lseek(file, 0, os.SEEK_CUR) == 17
 
 
+def test_a_disk_is_asked_for_the_bytes_at_a_position_without_a_look_at_the_files_own(file, monkeypatch):
+    asked, advised = [], []
+
+    def miss(fd, buffers, offset, flags):
+        asked.append(offset)
+        raise BlockingIOError(errno.EAGAIN, "on the disk")
+
+    monkeypatch.setattr(syscalls, "preadv", miss)
+    monkeypatch.setattr(syscalls, "posix_fadvise", lambda *args: advised.append(args))
+    monkeypatch.setattr(syscalls, "lseek", pytest.fail)
+    assert not readiness.in_memory(file, 40, 1000)
+    assert asked == [40]
+    assert advised == [(file, 40, 1000, os.POSIX_FADV_WILLNEED)]
+
+
 class Collect(asyncio.Protocol):
     def __init__(self) -> None:
         self.data, self.seen, self.ended = b"", [], asyncio.get_running_loop().create_future()

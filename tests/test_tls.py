@@ -15,6 +15,7 @@ from fdtransport import (
     create_unix_server,
     open_connection,
     open_unix_connection,
+    sendfile,
     start_server,
     start_unix_server,
 )
@@ -85,6 +86,29 @@ async def test_streams_over_tls_on_a_unix_socket(served, trusting, tmp_path):
     path = tmp_path / "socket"
     async with await start_unix_server(echo, path, ssl=served):
         await converse(*await open_unix_connection(path, ssl=trusting, server_hostname="localhost"))
+
+
+async def test_a_file_goes_through_tls_in_its_place(served, trusting, tmp_path):
+    (tmp_path / "file").write_bytes(BULK)
+    sent = []
+
+    async def send(reader, writer):
+        writer.write(b"before")
+        with (tmp_path / "file").open("rb") as file:
+            with pytest.raises(asyncio.SendfileNotAvailableError):
+                await sendfile(writer, file, fallback=False)
+            sent.append(await sendfile(writer, file, 10))
+            sent.append(file.tell())
+        writer.write(b"after")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await start_server(send, LOOPBACK, 0, ssl=served) as server:
+        reader, writer = await open_connection(*server.sockets[0].getsockname(), ssl=trusting)
+        assert await reader.read() == b"before" + BULK[10:] + b"after"
+        assert sent == [len(BULK) - 10, len(BULK)]
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("ours", ["client", "server"])

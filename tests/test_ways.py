@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import time
 import tty
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from one_life import SWEPT
@@ -38,6 +38,7 @@ from fdtransport._core.backpressure import BREATH, BREATHS
 from fdtransport._core.spare import SIZE, TCP_SIZE, stock_of
 from fdtransport.relay import relay
 from fdtransport.testing import FOREVER, FarEnd, FaultPlan, descriptors, idle_cost, pattern, sweep
+from fdtransport.testing.observe import turns
 
 BULK = 64 * MIB
 
@@ -103,18 +104,122 @@ async def test_a_pipe_goes_into_a_file(tmp_path):
     assert hashlib.sha1(target.read_bytes()).digest() == sent.digest()
 
 
+@asynccontextmanager
+async def file_relayed(tmp_path, kind, size, at=0, **options):
+    """``(task, far end)`` of a relay from a file of *size* bytes, opened at position *at*, to a new pair."""
+    (tmp_path / "source").write_bytes(pattern(size))
+    source = os.open(tmp_path / "source", os.O_RDONLY)
+    os.lseek(source, at, os.SEEK_SET)
+    if kind == "pipe":
+        other, ours = os.pipe()
+    else:
+        ours, other = stream_pair(kind)
+    with FarEnd(other) as far:
+        yield asyncio.ensure_future(relay(await near(source), await near(ours), **options)), far
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "pipe"])
+async def test_a_file_is_sent_past_the_process_and_its_end_is_passed_on(tmp_path, kind):
+    with FaultPlan() as plan:
+        async with file_relayed(tmp_path, kind, BULK, at=17) as (task, far):
+            received = hashlib.sha1()
+            fd = far.filenos()[0]
+            os.set_blocking(fd, True)
+            count = await asyncio.to_thread(receive_all, fd, received)
+            result = await task
+    assert count == result.a_to_b.bytes == BULK - 17
+    assert result.a_to_b.engine == ("splice" if kind == "pipe" else "sendfile")
+    assert result.error is None
+    assert received.digest() == hashlib.sha1(pattern(BULK)[17:]).digest()
+    assert not plan.count("write") + plan.count("writev")
+    assert plan.count("preadv") >= BULK // MIB // 2  # whether it is in memory is asked again and again
+    if kind != "pipe":
+        assert not plan.count("splice") + plan.count("pipe")
+
+
+@pytest.mark.parametrize("target", ["file", "null", "log"])
+async def test_a_file_goes_into_a_file(tmp_path, target):
+    (tmp_path / "source").write_bytes(pattern(8 * MIB))
+    path = "/dev/null" if target == "null" else tmp_path / target
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if target == "log" else 0)
+    source = os.open(tmp_path / "source", os.O_RDONLY)
+    result = await relay(await near(source), await near(os.open(path, flags, 0o600)))
+    assert result.error is None
+    assert result.a_to_b.bytes == 8 * MIB
+    assert result.a_to_b.engine == ("copy" if target == "log" else "splice")
+    assert target == "null" or path.read_bytes() == pattern(8 * MIB)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5])
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO, errno.ENOSYS])
+async def test_a_file_that_is_not_sent_any_further_is_copied_without_losing_a_byte(tmp_path, nth, error):
+    with FaultPlan() as plan:
+        plan.fail("sendfile", nth, error)
+        async with file_relayed(tmp_path, "unix", 8 * MIB) as (task, far):
+            assert await far.recv_to_end() == pattern(8 * MIB)
+            result = await task
+    assert result.error is None
+    assert result.a_to_b.engine == "copy"
+
+
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.EINTR, errno.ENOBUFS])
+async def test_a_file_whose_sending_must_come_again_loses_nothing(tmp_path, error):
+    with FaultPlan() as plan:
+        for nth in (1, 2, 7):
+            plan.fail("sendfile", nth, error)
+        async with file_relayed(tmp_path, "tcp", 8 * MIB) as (task, far):
+            assert await far.recv_to_end() == pattern(8 * MIB)
+            assert (await task).error is None
+        assert plan.injected == 3
+
+
+async def test_a_file_sent_in_short_pieces_loses_nothing(tmp_path):
+    with FaultPlan() as plan:
+        plan.short("sendfile", n=4097)
+        async with file_relayed(tmp_path, "unix", MIB) as (task, far):
+            assert await far.recv_to_end() == pattern(MIB)
+            assert (await task).a_to_b.bytes == MIB
+        assert plan.injected > 255
+
+
+async def test_a_file_that_is_not_in_memory_is_waited_for(tmp_path):
+    with FaultPlan() as plan:
+        plan.fail("preadv", nth=2, errno=errno.EAGAIN, times=4)
+        async with file_relayed(tmp_path, "unix", 4 * MIB) as (task, far):
+            assert await far.recv_to_end() == pattern(4 * MIB)
+            assert (await task).a_to_b.engine == "sendfile"
+        assert plan.count("posix_fadvise") == 4
+
+
+async def test_a_file_of_proc_comes_whole():
+    with open("/proc/version", "rb") as file:  # noqa: ASYNC230
+        expected = file.read()
+    ours, other = stream_pair("unix")
+    with FarEnd(other) as far:
+        source = os.open("/proc/version", os.O_RDONLY)
+        task = asyncio.ensure_future(relay(await near(source), await near(ours)))
+        assert await far.recv_to_end() == expected
+        assert (await task).a_to_b.bytes == len(expected)
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_a_file_goes_into_a_socket_and_its_end_is_passed_on(tmp_path, kind):
-    source = tmp_path / "source"
-    source.write_bytes(pattern(BULK))
-    ours, other = stream_pair(kind)
-    received = hashlib.sha1()
-    with other:
-        task = asyncio.ensure_future(relay(await near(os.open(source, os.O_RDONLY)), await near(ours)))
-        assert await asyncio.to_thread(receive_all, other.fileno(), received) == BULK
+async def test_a_reader_of_a_file_that_goes_away_is_an_error(tmp_path, kind):
+    async with file_relayed(tmp_path, kind, BULK) as (task, far):
+        await far.recv_exactly(1000)
+        far.close()
         result = await task
-    assert result.a_to_b.engine == "splice"
-    assert received.digest() == hashlib.sha1(pattern(BULK)).digest()
+    assert result.error.errno in (errno.EPIPE, errno.ECONNRESET)
+    assert result.failed == "b"
+    assert 1000 <= result.a_to_b.bytes < BULK
+
+
+async def test_a_file_waits_for_a_slow_reader_without_work(tmp_path):
+    async with file_relayed(tmp_path, "tcp", BULK) as (task, far):
+        await turns(200)
+        idle = await idle_cost()
+        assert idle.is_idle(cpu=0.02, wakeups=2), str(idle)
+        assert await far.recv_exactly(BULK) == pattern(BULK)
+        assert (await task).error is None
 
 
 async def test_a_file_opened_for_appending_is_copied_to_without_losing_a_byte(tmp_path):

@@ -223,10 +223,19 @@ class BaseTransport(Backpressure):
         self._offer_cork()
         self._maybe_flushed()
 
+    def _finish_writing(self) -> None:
+        self._remove_writer()
+        if self._waiters:
+            # As with asyncio's sockets, write_eof() does not wait for a file.
+            self._wake("sent", BrokenPipeError(errno.EPIPE, "write_eof() came before the file was sent"))
+        self._end_writing()
+
     def _drop(self) -> None:
         self._remove_writer()
         if self._queue.size:
             self._wake("flushed", self._cut_off())
+        if self._waiters:
+            self._wake("sent", self._cut_off())
         self._queue.clear()
         self._mark = NEVER
         if self._state is State.WRITE_FAILED and self._flow.must_resume(0):
@@ -367,7 +376,7 @@ class BaseTransport(Backpressure):
 _DO: dict[Action, Callable[[BaseTransport], None]] = {
     Action.STOP_READING: BaseTransport._stop_reading,
     Action.FLUSH: BaseTransport._flush_and_tell,
-    Action.END_WRITING: lambda transport: transport._end_writing(),
+    Action.END_WRITING: BaseTransport._finish_writing,
     Action.DROP: BaseTransport._drop,
     Action.DRAIN: lambda transport: transport._drain(),
     Action.SCHEDULE: BaseTransport._schedule,

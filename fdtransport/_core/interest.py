@@ -62,14 +62,14 @@ class Interest(Root):
     def _add_writer(self) -> None:
         if not self._writer_on:
             try:
-                self._write_events.add_writer(self._wfd, self._context.run, self._flush)
+                self._write_events.add_writer(self._wfd, self._context.run, self._writer())
             except OSError as exc:
                 if not cannot_be_polled(exc):
                     self._step(Event.WRITE_ERROR, exc)
                     return
                 # The write descriptor of a pair is a file (a full disk gives short writes).
                 self._write_events = Pump(self._loop)
-                self._write_events.add_writer(self._wfd, self._context.run, self._flush)
+                self._write_events.add_writer(self._wfd, self._context.run, self._writer())
             self._writer_on = True
 
     def _remove_writer(self) -> None:

@@ -6,9 +6,10 @@ No descriptor, no loop. Every operation costs the same however much is queued.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ByteQueue", "PacketQueue"]
+__all__ = ["ByteQueue", "PacketQueue", "SealedQueue"]
 
 #: Below this a piece is copied into a common buffer: for 64-byte pieces a vectored write is twice
 #: as slow as join and write. From here on copying costs more than the kernel's walk of the vector.
@@ -114,6 +115,52 @@ class ByteQueue:
 def _join(run: list[Buffer]) -> Buffer:
     # Alone it is what is left of a piece that was partly taken: not to be copied at each offer.
     return run[0] if len(run) == 1 else b"".join(run)
+
+
+class _Closed(deque[Buffer]):
+    """Empty, and yet it does not look so to a ``write()`` that asks whether it must queue."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class SealedQueue(ByteQueue):
+    """What *queue* holds, and nothing more: ``append`` raises until it is ``opened``.
+
+    For the time of a file that goes past the queue (sendfile(2)). That writing is refused meanwhile
+    costs ``write()`` nothing: it finds pieces, no room, and so comes to ``append``.
+    """
+
+    __slots__ = ("_former", "feed")
+
+    def __init__(self, queue: ByteQueue) -> None:
+        self._former = queue
+        self.room = 0
+        self._counted = queue.size
+        self.pieces = queue.pieces or _Closed()
+        #: What goes on with the file when the descriptor takes more; None while the queue goes out.
+        self.feed: Callable[[], None] | None = None
+
+    def grant(self, room: int) -> None:
+        """There is none."""
+
+    def append(self, piece: Buffer) -> None:
+        raise RuntimeError("unable to write; sendfile is in progress")
+
+    def advance(self, count: int) -> None:
+        super().advance(count)
+        if not self.pieces:
+            self.pieces = _Closed()
+
+    def clear(self) -> None:
+        super().clear()
+        self.pieces = _Closed()
+
+    def opened(self) -> ByteQueue:
+        """The queue that was sealed, with what is left in it."""
+        self._former.room = 0
+        self._former._counted = self._counted
+        return self._former
 
 
 class PacketQueue:

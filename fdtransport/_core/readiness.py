@@ -96,20 +96,23 @@ class Pump:
         callback(*args)
 
 
-def in_memory(fd: int) -> bool:
-    """False when reading the next byte of the file *fd* would wait for its disk.
+def in_memory(fd: int, position: int | None = None, size: int = 1 << 18) -> bool:
+    """False when reading the next byte of the file *fd*, or the one at *position*, would wait for its disk.
+
+    The disk is then asked for *size* bytes.
 
     preadv2(2) with RWF_NOWAIT answers EAGAIN then. Files and systems without that flag, and
     everything that has no position, count as ready.
     """
-    try:
-        position = syscalls.lseek(fd, 0, os.SEEK_CUR)
-    except OSError:
-        return True  # it has no position
+    if position is None:
+        try:
+            position = syscalls.lseek(fd, 0, os.SEEK_CUR)
+        except OSError:
+            return True  # it has no position
     try:
         syscalls.preadv(fd, [bytearray(1)], position, syscalls.RWF_NOWAIT)
     except BlockingIOError:
-        syscalls.posix_fadvise(fd, position, 1 << 18, os.POSIX_FADV_WILLNEED)
+        syscalls.posix_fadvise(fd, position, size, os.POSIX_FADV_WILLNEED)
         return False
     except OSError:
         pass  # the read itself will tell what is wrong

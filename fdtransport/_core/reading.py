@@ -39,8 +39,8 @@ class ReadyProtocol(Protocol):
     def peer_gone(self) -> None:
         """The hang-up watch saw the other side go while reading was paused. May be left out."""
 
-    def write_ready(self) -> None:
-        """What ``want_write`` asked for. May be left out by a protocol that never asks."""
+    def write_ready(self) -> bool:
+        """What ``want_write`` asked for; true to be called again. May be left out by one that never asks."""
 
 
 class ByteReading(BaseTransport):

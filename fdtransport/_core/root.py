@@ -120,6 +120,10 @@ class Root(asyncio.BaseTransport):
         """The bound method that the loop is to call when the descriptor is readable."""
         raise NotImplementedError
 
+    def _writer(self) -> Callable[[], object]:
+        """The same for when it is writable."""
+        return self._flush
+
     def _flush(self) -> None:
         raise NotImplementedError
 

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 from ..errors import Meaning, meaning
 from . import syscalls
 from .base import NEVER
+from .file_sending import concerns_sink, send_file
 from .handle import Handle
 from .identity import Checked
 from .lifecycle import Event, State
-from .queues import Buffer, ByteQueue
+from .queues import Buffer, ByteQueue, SealedQueue
 from .reading import ByteReading
 
 __all__ = ["BytesLike", "StreamTransport", "as_buffer"]
@@ -225,14 +226,17 @@ class StreamTransport(ByteReading, asyncio.Transport):
         if self._mark != NEVER or self._flow.paused:
             self._check_flow()
 
+    def _writer(self) -> Callable[[], object]:
+        queue = self._queue
+        return (type(queue) is SealedQueue and queue.feed) or self._flush
+
     def _flush(self) -> None:
         """Offer the queue to the kernel; called by the loop when the descriptor is writable."""
         queue = self._queue
         queue.grant(0)
         if not queue.size:
-            self._remove_writer()
-            if self._state.writes and hasattr(self._protocol, "write_ready"):
-                self._guard("protocol.write_ready() failed", self._protocol.write_ready)
+            if not (self._state.writes and self._wants_more()) and not self._queue.size:
+                self._remove_writer()
             return
         for _ in range(WRITES):
             offer = queue.offer()
@@ -258,6 +262,14 @@ class StreamTransport(ByteReading, asyncio.Transport):
             self._remove_writer()
         if self._waiters or self._flow.paused or self._flow.producer or self._state.flushing:
             self._shrunk()
+
+    def _wants_more(self) -> bool:
+        """Tell a protocol that does its own writing; whether it wants to be told again."""
+        if not hasattr(self._protocol, "write_ready"):
+            return False
+        answer: list[object] = []
+        self._guard("protocol.write_ready() failed", lambda: answer.append(self._protocol.write_ready()))
+        return any(answer)
 
     def _write_raised(self, exc: OSError, data: Buffer | bytearray = b"") -> None:
         """A write failed; *data* was being written and is not queued yet."""
@@ -290,17 +302,42 @@ class StreamTransport(ByteReading, asyncio.Transport):
         except OSError as exc:
             if exc.errno == errno.EINVAL:
                 raise
-            verdict = meaning(exc, self._WRITE_ERRORS)
-            if verdict is Meaning.LATER:
-                self._breathe(exc)
-            elif verdict is Meaning.FATAL:
-                self._write_failed(exc)
+            self._not_taken(exc)
             return None
         self._tries = 0
         return moved
 
+    def sendfile_in(self, file: int, size: int) -> int | None:
+        """Move up to *size* bytes of the regular file *file*, from its position on, to here.
+
+        As ``splice_in``, without a pipe: the queue must be empty, and None means "not now, or never
+        again". 0 is the end of the file.
+
+        :raises OSError: the kernel cannot, or *file* cannot be read.
+        """
+        if not self._state.writes:
+            return None
+        try:
+            moved: int = self._sys.sendfile(self._wfd, file, None, size)
+        except OSError as exc:
+            if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL and not concerns_sink(exc):
+                raise
+            self._not_taken(exc)
+            return None
+        self._tries = 0
+        return moved
+
+    def _not_taken(self, exc: OSError) -> None:
+        verdict = meaning(exc, self._WRITE_ERRORS)
+        if verdict is Meaning.LATER:
+            self._breathe(exc)
+        elif verdict is Meaning.FATAL:
+            self._write_failed(exc)
+
     def want_write(self) -> None:
-        """Have ``protocol.write_ready()`` called once, when the kernel takes more and nothing is queued."""
+        """Have ``protocol.write_ready()`` called when the kernel takes more and nothing is queued, until it
+        returns something false.
+        """
         if self._state.writes:
             self._add_writer()
 
@@ -319,6 +356,36 @@ class StreamTransport(ByteReading, asyncio.Transport):
         if not self.can_write_eof():
             raise NotImplementedError(f"{self!r} cannot end its write side alone")
         self._step(Event.WRITE_EOF)
+
+    async def sendfile(
+        self, file: Any, offset: int = 0, count: int | None = None, *, fallback: bool = True
+    ) -> int:
+        """Send *file* from *offset* on, *count* bytes of it or all; return when the kernel has them.
+
+        The bytes go from the page cache to the descriptor without entering the process
+        (sendfile(2)), on every loop and to every kind of descriptor that takes them so. *file*: a
+        binary file object. What was written before goes first; ``write()`` raises RuntimeError
+        meanwhile, and reading is paused, as with ``loop.sendfile``. Where the kernel cannot, because
+        *file* is no regular file for instance, it is read and written piece by piece if *fallback*
+        is true. A slow disk does not hold the loop.
+
+        Returns the bytes sent, fewer than *count* if the file ends before. The position of the file is
+        then ``offset`` plus that, also when this raises. Cancelling is safe: it stops between two
+        pieces, ``file.tell()`` says how far it came, and the transport goes on.
+
+        :raises asyncio.SendfileNotAvailableError: the kernel cannot, and *fallback* is false.
+        :raises ValueError: *file* is a text file or closed, *offset* is negative, *count* is below 1.
+        :raises TypeError: *file* is no file object, *offset* or *count* no int.
+        :raises RuntimeError: the transport is closing, or another file is under way.
+        :raises ConnectionError: the transport ended meanwhile, also by ``close()``.
+        :raises OSError: the file cannot be read, or the descriptor not be written to.
+
+        ::
+
+            with open("index.html", "rb") as file:
+                await transport.sendfile(file)
+        """
+        return await send_file(self, file, offset, count, fallback)
 
     async def write_from(self, source: AsyncIterable[BytesLike]) -> int:
         """Write everything that *source* yields, as fast as the reader takes it.
