@@ -42,14 +42,12 @@ def tcp(runner: Any, **options: Any) -> Any:
     return web.TCPSite(runner, LOOPBACK, 0, **options)
 
 
-def talking(address: Any, trusting: Any = None, **options: Any) -> Any:
+def talking(address: Any, trusting: Any = None, *, limit: int = 100, **options: Any) -> Any:
     """A client of that address, over TLS if it is to trust a certificate."""
-    if trusting is not None:
-        options["ssl"] = trusting
-    scheme = "http" if trusting is None else "https"
+    scheme, tls = ("http", True) if trusting is None else ("https", trusting)
     host, port = address
-    connector = aiohttp.TCPConnector(**options)
-    return aiohttp.ClientSession(f"{scheme}://{host}:{port}", connector=connector)
+    connector = aiohttp.TCPConnector(limit=limit, ssl=tls)
+    return aiohttp.ClientSession(f"{scheme}://{host}:{port}", connector=connector, **options)
 
 
 async def echo(request: Any) -> Any:
@@ -317,7 +315,7 @@ def test_a_compressed_answer(program):
     async def main():
         async with (
             serving(tcp, squeeze=squeeze) as address,
-            aiohttp.ClientSession(f"http://{host}:{port}", auto_decompress=False) as session,
+            talking(address, auto_decompress=False) as session,
             session.get("/squeeze") as response,
         ):
             assert gzip.decompress(await response.read()) == BODY
