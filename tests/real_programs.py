@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from asyncio import selector_events, unix_events
+from asyncio import selector_events
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -23,13 +23,6 @@ from fdtransport._core.base import BaseTransport
 
 T = TypeVar("T")
 
-#: Whose instances asyncio's own loops have under a connection.
-ASYNCIOS = (
-    selector_events._SelectorTransport,
-    unix_events._UnixReadPipeTransport,
-    unix_events._UnixWritePipeTransport,
-)
-
 
 class Program:
     """Runs a coroutine as README says, and knows what transports were made meanwhile."""
@@ -38,8 +31,15 @@ class Program:
         self.ours: Counter[str] = Counter()
         self.asyncios: Counter[str] = Counter()
         self._report = report
-        for kind, counter in ((BaseTransport, self.ours), *((kind, self.asyncios) for kind in ASYNCIOS)):
-            self._count(monkeypatch, kind, counter)
+        from asyncio import unix_events  # not on Windows, where no test asks for a program
+
+        self._count(monkeypatch, BaseTransport, self.ours)
+        for kind in (
+            selector_events._SelectorTransport,
+            unix_events._UnixReadPipeTransport,
+            unix_events._UnixWritePipeTransport,
+        ):
+            self._count(monkeypatch, kind, self.asyncios)
 
     @staticmethod
     def _count(monkeypatch: pytest.MonkeyPatch, kind: Any, counter: Counter[str]) -> None:
