@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from real_programs import Program, make_certificate
 
 try:
     import uvloop
@@ -54,6 +57,9 @@ settings.register_profile(
 )
 settings.load_profile("fixed")
 
+#: The property of a test's report that says what transports a program made.
+TRANSPORTS = "transports"
+
 _reports: list[dict[str, Any]] = []
 
 
@@ -87,6 +93,19 @@ def pytest_collection_finish() -> None:
 
 def pytest_report_header() -> str:
     return f"loops: {', '.join(LOOPS)}" + ("" if uvloop else " (uvloop is not installed)")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell what transports the real programs made."""
+    made = [
+        f"{report.nodeid.removeprefix('tests/')}: {text}"
+        for report in terminalreporter.getreports("")  # of the teardowns
+        for name, text in report.user_properties
+        if name == TRANSPORTS
+    ]
+    if made:
+        terminalreporter.section("transports of real programs on the drop-in loop")
+        terminalreporter.write("\n".join(sorted(made)) + "\n")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -151,3 +170,35 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         loop.close()
+
+
+@pytest.fixture
+def program(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> Iterator[Program]:
+    """Runs a program on the drop-in loop. Every transport that it makes must be this library's."""
+    program = Program(monkeypatch, _reports.append)
+    yield program
+    record_property(TRANSPORTS, str(program))
+    assert program.ours
+    assert not program.asyncios
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The files of a certificate of localhost and of its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def served(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    """The context of a server with that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusting(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    """The context of a client that trusts that certificate only."""
+    return ssl.create_default_context(cafile=certificate[0])
