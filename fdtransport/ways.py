@@ -450,7 +450,8 @@ class Way:
         """The sink takes nothing any more."""
         if not self.over:
             self.broken = True
-            self.undelivered = bool(self.held or self.blocked)
+            # What a peer would still have sent nobody knows; what a file still has is there.
+            self.undelivered = bool(self.held or self.blocked or (self.source.is_file() and not self.ended))
             back = self.source.inward
             self._finish()
             if back is None or back.over:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import pty
+import select
 import tty
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from relay_ends import MAKERS, MIB, end_of, flood, lost, move, near, relayed, re
 
 from fdtransport import connect_fd, open_fd
 from fdtransport.relay import Relay, RelayResult, relay
-from fdtransport.testing import FarEnd, FaultPlan, RecordingProtocol, pattern
+from fdtransport.testing import FOREVER, FarEnd, FaultPlan, RecordingProtocol, pattern
 from fdtransport.testing.observe import until
 
 # -- ends --------------------------------------------------------------------------------------------
@@ -493,3 +494,41 @@ async def test_relays_in_two_threads_do_not_meet():
 
     results = await asyncio.gather(*(asyncio.to_thread(run) for _ in range(2)))
     assert [result.a_to_b.bytes for result in results] == [MIB, MIB]
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["by the kernel", "copy"])
+async def test_a_reader_that_leaves_in_the_middle_of_a_file_is_an_error(tmp_path, copy):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8 * MIB))
+    reading, writing = os.pipe()
+    with FarEnd(reading) as far:
+        source = await near(os.open(path, os.O_RDONLY))
+        task = asyncio.ensure_future(relay(source, await near(writing), copy=copy))
+        await far.recv_exactly(MIB)
+    async with asyncio.timeout(10):
+        result = await task
+    assert result.failed == "b"
+    assert isinstance(result.error, BrokenPipeError)
+    assert result.a_to_b.bytes < 8 * MIB
+
+
+async def test_a_reader_that_leaves_while_the_disk_is_slow_is_an_error(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8 * MIB))
+    reading, writing = os.pipe()
+    with FaultPlan() as plan, FarEnd(reading) as far:
+        source = await near(os.open(path, os.O_RDONLY))
+        sink = await near(writing)
+        plan.fail("preadv", nth=3, errno=errno.EAGAIN, times=FOREVER)  # what comes next is not in memory
+        task = asyncio.ensure_future(relay(source, sink))
+        async with asyncio.timeout(10):
+            while not plan.injected:
+                far.recv_now()
+                await asyncio.sleep(0)
+        while select.select([reading], [], [], 0)[0]:
+            far.recv_now()
+        far.close()
+        async with asyncio.timeout(10):
+            result = await task
+    assert result.failed == "b"
+    assert isinstance(result.error, BrokenPipeError)
