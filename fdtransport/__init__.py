@@ -18,7 +18,7 @@ from .fifo import FifoTransport, connect_fifo, open_fifo
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
-from .sockets import Server, SocketTransport
+from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
@@ -34,6 +34,7 @@ __all__ = [
     "PacketPipeTransport",
     "PacketStream",
     "PacketTransport",
+    "PeerCredentials",
     "PipeTransport",
     "Producer",
     "Relay",
@@ -44,6 +45,7 @@ __all__ = [
     "StreamReader",
     "StreamTransport",
     "TransportError",
+    "UnixTransport",
     "UnpollableFileError",
     "connect_fd",
     "connect_fifo",

@@ -14,8 +14,8 @@ from ._core.socket_file import bind_unix, dial_unix, remover, unix_family
 from ._core.tls import client_tls, server_tls
 from .sockets import (
     Connected,
-    SocketTransport,
     TlsOptions,
+    UnixTransport,
     check_stream,
     connect_socket,
     open_by,
@@ -38,7 +38,7 @@ async def create_unix_connection(
     ssl: None = None,
     sock: socket.socket | None = None,
     **options: Unpack[TlsOptions],
-) -> tuple[SocketTransport, P]: ...
+) -> tuple[UnixTransport, P]: ...
 @overload
 async def create_unix_connection(
     protocol_factory: Callable[[], P],
