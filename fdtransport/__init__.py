@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from .activation import ActivationSocket, activation_sockets
 from .endpoints import connect_url, listen_url, open_url
 from .errors import (
     BufferLimitError,
@@ -25,6 +26,7 @@ from .tcp import create_connection, create_server, open_connection, start_server
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
 
 __all__ = [
+    "ActivationSocket",
     "BufferLimitError",
     "CloseReason",
     "DescriptorInUseError",
@@ -47,6 +49,7 @@ __all__ = [
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
+    "activation_sockets",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",

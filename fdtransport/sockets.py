@@ -22,6 +22,7 @@ from ._core.opening import open_transport
 from ._core.rights import PassesDescriptors
 from ._core.stream import StreamTransport
 from ._core.tls import Tls
+from .errors import EndpointError
 from .streams import StreamReader, stream_protocol, stream_writer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "UnixTransport",
     "check_stream",
     "connect_socket",
+    "listening_socket",
     "open_by",
     "serve",
     "stream_factory",
@@ -205,6 +207,23 @@ def check_stream(sock: socket.socket, family: int | None = None) -> None:
         raise ValueError(f"A {what} was expected, got {sock!r}")
 
 
+def listening_socket(fd: int) -> socket.socket:
+    """A socket object for a descriptor that listens for streams; it owns the descriptor.
+
+    :raises OSError: EBADF, ENOTSOCK; EINVAL, it does not listen or not for streams. The descriptor
+        is as it was.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as exc:
+        raise OSError(exc.errno, f"{exc.strerror}: descriptor {fd}") from None
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listens or sock.type != socket.SOCK_STREAM:
+        what = f"a listening stream socket was expected, and descriptor {sock.detach()} "
+        raise EndpointError(what + ("listens for records" if listens else "does not listen"))
+    return sock
+
+
 async def connect_socket(
     protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None
 ) -> tuple[Any, P]:
@@ -240,14 +259,15 @@ def serve(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     sockets: Sequence[socket.socket],
     tls: Tls | None,
-    backlog: int,
+    backlog: int | None,
     start_serving: bool,
     on_close: Callable[[], object] | None = None,
+    max_connections: int | None = None,
 ) -> Server:
     """A server on these sockets; when this raises, they are the caller's."""
     loop = asyncio.get_running_loop()
     make = transport_class(sockets[0]) if tls is None else partial(_accept_tls, tls)
-    server = Server(loop, sockets, make, protocol_factory, backlog, on_close)
+    server = Server(loop, sockets, make, protocol_factory, backlog, on_close, max_connections)
     try:
         if start_serving:
             server._begin()
