@@ -421,7 +421,6 @@ async def test_an_end_before_they_were_sent_closes_them(pair, files, end):
     assert waiting() == 10
     if end == "abort":
         transport.abort()
-        assert not waiting()
     elif end == "aclose":
         await transport.aclose(0.01)
     elif end == "peer":

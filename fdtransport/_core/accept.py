@@ -229,15 +229,15 @@ class Server(asyncio.AbstractServer):
 
     def _attach(self, _transport: Any = None) -> None:
         self._connections += 1
-        if self._connections >= self._limit:
+        if self._connections == self._limit:
             for listener in self._listeners or ():
                 listener.stop()
 
     def _detach(self, _transport: Any = None) -> None:
-        self._connections -= 1
-        if self._connections == self._limit - 1 and self._serving and not self._loop.is_closed():
+        if self._connections == self._limit and self._serving and not self._loop.is_closed():
             for listener in self._listeners or ():
                 listener.start_again()
+        self._connections -= 1
         if not self._connections:
             self._wake()
 

@@ -368,7 +368,7 @@ _DO: dict[Action, Callable[[BaseTransport], None]] = {
     Action.STOP_READING: BaseTransport._stop_reading,
     Action.FLUSH: BaseTransport._flush_and_tell,
     Action.END_WRITING: lambda transport: transport._end_writing(),
-    Action.DROP: lambda transport: transport._drop(),
+    Action.DROP: BaseTransport._drop,
     Action.DRAIN: lambda transport: transport._drain(),
     Action.SCHEDULE: BaseTransport._schedule,
     Action.TELL_LOST: BaseTransport._tell_lost,

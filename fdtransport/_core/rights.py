@@ -183,14 +183,14 @@ class PassesDescriptors(StreamTransport):
             self._tries = 0  # it is the peer who takes its time, and that is no error
         super()._breathe(exc)
 
-    def _drop(self) -> None:
-        super()._drop()
+    def _drain(self) -> None:
         if isinstance(self._sys, Rights):
-            self._sys.drop()
+            self._sys.drop()  # a write failed, and reading may go on for long
+        super()._drain()
 
     def _let_go(self, how: Callable[..., Any]) -> Any:
-        rights, self._sys = self._sys, syscalls
-        if isinstance(rights, Rights):
+        if self._sys is not syscalls:
+            rights, self._sys = self._own_rights(), syscalls
             rights.drop()
         return super()._let_go(how)
 

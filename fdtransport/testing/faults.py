@@ -19,6 +19,7 @@ import asyncio
 import errno as _errno
 import inspect
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -184,7 +185,8 @@ class FaultPlan:
         second = _TWO_FDS.get(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            fds = [args[i] for i in ((0,) if second is None else (0, second)) if i < len(args)]
+            given = [args[i] for i in ((0,) if second is None else (0, second)) if i < len(args)]
+            fds = [fd.fileno() if isinstance(fd, socket.socket) else fd for fd in given]
             fds = [fd for fd in fds if isinstance(fd, int)]
             fd = fds[0] if fds else -1
             rules = [rule for rule in self._rules if rule.applies(name, fds)]
