@@ -266,6 +266,18 @@ async def test_what_was_written_before_and_after_keeps_its_place(pair, files):
     await transport.aclose()
 
 
+async def test_they_leave_at_once_whatever_waits_for_the_end_of_the_turn(pair, files):
+    transport, _ = await connect(pair[0])
+    (fd,) = files()
+    for _ in range(10):
+        transport.write(b"x")
+    transport.send_fds(b"A", [fd])
+    peer = Peer(pair[1])
+    peer.read()
+    assert (peer.data, peer.sets) == (b"x" * 10 + b"A", {10: [identity(fd)]})
+    await transport.aclose()
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_each_set_arrives_with_its_own_byte_whatever_the_peer_takes(pair, files, seed):
     rnd = random.Random(seed)
@@ -851,7 +863,11 @@ async def test_a_process_descriptor_that_comes_unasked_is_closed(pair):
 
 async def test_a_socket_with_a_timeout_is_not_waited_for(pair, files):
     pair[0].settimeout(30)
-    transport, protocol = await connect(pair[0], Receiver)
+    socket.setdefaulttimeout(30)
+    try:
+        transport, protocol = await connect(pair[0], Receiver)
+    finally:
+        socket.setdefaulttimeout(None)
     transport._read()  # as after a wake-up for nothing
     transport.send_fds(b"x", files())
     assert protocol.got == []
