@@ -234,7 +234,7 @@ class Server(asyncio.AbstractServer):
                 listener.stop()
 
     def _detach(self, _transport: Any = None) -> None:
-        if self._connections == self._limit and self._serving and not self._loop.is_closed():
+        if self._connections == self._limit and not self._loop.is_closed():
             for listener in self._listeners or ():
                 listener.start_again()
         self._connections -= 1
