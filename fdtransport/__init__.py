@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from .activation import ActivationSocket, activation_sockets
 from .endpoints import connect_url, listen_url, open_url
 from .errors import (
     BufferLimitError,
@@ -20,13 +21,14 @@ from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
-from .sockets import Server, SocketTransport
+from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
 
 __all__ = [
+    "ActivationSocket",
     "BufferLimitError",
     "CloseReason",
     "DescriptorInUseError",
@@ -37,6 +39,7 @@ __all__ = [
     "PacketPipeTransport",
     "PacketStream",
     "PacketTransport",
+    "PeerCredentials",
     "PipeTransport",
     "Producer",
     "Relay",
@@ -47,7 +50,9 @@ __all__ = [
     "StreamReader",
     "StreamTransport",
     "TransportError",
+    "UnixTransport",
     "UnpollableFileError",
+    "activation_sockets",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",

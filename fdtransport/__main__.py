@@ -29,6 +29,7 @@ endpoints:
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
   unix:/path, unix:@name    a UNIX connection           ?timeout=SECONDS
   unix+listen:/path         a UNIX server               ?mode=660&backlog=N
+  fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   file:/path                a file                      ?append&create=yes|no|new
 

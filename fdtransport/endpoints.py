@@ -20,7 +20,7 @@ from ._core.stream import StreamTransport
 from .errors import EndpointError
 from .fd import connect_fd
 from .fifo import connect_fifo
-from .sockets import Server
+from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 from .tcp import create_connection, create_server
@@ -31,6 +31,7 @@ from .urls import (
     Url,
     address,
     choice,
+    descriptor,
     descriptors,
     flag,
     listening_address,
@@ -194,6 +195,9 @@ async def listen_url(protocol_factory: Callable[[], asyncio.BaseProtocol], url: 
                                    port 0: any that is free (see ``server.sockets``)
     ``unix+listen:/path``          or ``unix+listen:@name``; ``mode=660`` (default 600),
                                    ``backlog=N``
+    ``fd+listen:N``                or ``fd:N?listen``; a descriptor that listens already, of any
+                                   stream family (from systemd, whose first one is 3);
+                                   ``backlog=N`` (default: as it is)
     =============================  ==============================================================
 
     Returns a `Server`, which accepts already.
@@ -220,6 +224,15 @@ async def _fd(
     factory: Factory, target: int | tuple[int, int], _mode: str, _options: dict[str, Any]
 ) -> tuple[Any, Any]:
     return await connect_fd(factory, target)
+
+
+async def _fd_server(factory: Factory, target: int, options: dict[str, Any]) -> Server:
+    sock = listening_socket(target)
+    try:
+        return serve(factory, [sock], None, options.get("backlog"), True)
+    except BaseException:
+        sock.detach()
+        raise
 
 
 async def _tcp(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -307,6 +320,7 @@ SCHEMES: dict[str, Scheme] = {
         {"backlog": _BACKLOG, "mode": permissions()},
         listen=_unix_server,
     ),
+    "fd+listen": Scheme("fd+listen:N", descriptor, None, {"backlog": _BACKLOG}, listen=_fd_server),
     "fifo": Scheme(
         "fifo:/path",
         path,

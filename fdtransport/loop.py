@@ -18,7 +18,7 @@ from ._core.base import BaseTransport
 from ._core.readiness import EventSource
 from ._core.tls import Tls
 from .pipes import PipeTransport
-from .sockets import SocketTransport
+from .sockets import SocketTransport, transport_class
 
 __all__ = ["EventLoop", "new_event_loop"]
 
@@ -57,7 +57,8 @@ class EventLoop(asyncio.SelectorEventLoop):
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> SocketTransport:
-        transport = _like_asyncios(SocketTransport)(self, sock, protocol, waiter, extra, server)
+        make = _like_asyncios(transport_class(sock))
+        transport = make(self, sock, protocol, waiter, extra, server)
         return self._registered(transport)
 
     def _make_ssl_transport(

@@ -11,40 +11,45 @@ from asyncio import constants, transports
 from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from ._core.accept import Server
 from ._core.addresses import is_tcp, set_nodelay
+from ._core.borrowed import BorrowedSocket
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
+from ._core.rights import PassesDescriptors
 from ._core.stream import StreamTransport
 from ._core.tls import Tls
+from .errors import EndpointError
 from .streams import StreamReader, stream_protocol, stream_writer
 
 __all__ = [
     "Connected",
+    "PeerCredentials",
     "Server",
     "SocketTransport",
     "TlsOptions",
+    "UnixTransport",
     "check_stream",
     "connect_socket",
+    "listening_socket",
     "open_by",
     "serve",
     "stream_factory",
+    "transport_class",
 ]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
+class PeerCredentials(NamedTuple):
+    """Who made the other end of a UNIX connection: SO_PEERCRED of unix(7). Extra info ``peercred``."""
 
-class _Borrowed(socket.socket):
-    """A socket object for a bare descriptor: it closes it when it is told to, and never by itself."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        self.detach()
+    pid: int
+    uid: int
+    gid: int
 
 
 # loop.sendfile() serves only what isinstance() takes for this class of asyncio's, and a class with
@@ -60,7 +65,7 @@ class SocketTransport(StreamTransport):
     for ``loop.start_tls`` and ``loop.sendfile`` (where the loop has them for transports that are not
     its own: asyncio's has, uvloop has not; the transport's own ``sendfile`` is faster, and on both).
     Extra info: ``socket``, ``sockname``, ``peername``, ``fd`` and, on a UNIX socket of Linux,
-    ``peercred`` (process id, user id, group id).
+    ``peercred`` (a `PeerCredentials`).
 
     *file*: a socket object or its descriptor. TCP_NODELAY is set, as asyncio does.
 
@@ -88,7 +93,7 @@ class SocketTransport(StreamTransport):
             raise ValueError("a stream socket is one descriptor for both directions")
         if not isinstance(handle.file, socket.socket):
             try:
-                handle.file = _Borrowed(fileno=handle.fd)
+                handle.file = BorrowedSocket(fileno=handle.fd)
             except OSError as exc:
                 raise OSError(exc.errno, f"{exc.strerror}: {handle.file!r}") from None
         sock = handle.file
@@ -128,7 +133,8 @@ class SocketTransport(StreamTransport):
             elif name == "peername":
                 value = sock.getpeername()
             elif name == "peercred" and sock.family == socket.AF_UNIX:
-                value = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                value = PeerCredentials(*struct.unpack("iII", packed))
         except (OSError, AttributeError):
             return None  # not connected any more, or not on this system
         if value is not None and self._extra is not None:
@@ -150,7 +156,7 @@ class SocketTransport(StreamTransport):
     def detach(self) -> Any:
         """As on every transport; a bare descriptor comes back as the number that it was."""
         detached = super().detach()
-        if isinstance(detached.file, _Borrowed):
+        if isinstance(detached.file, BorrowedSocket):
             return detached._replace(file=detached.file.detach())
         return detached
 
@@ -162,6 +168,35 @@ class SocketTransport(StreamTransport):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+class UnixTransport(PassesDescriptors, SocketTransport):
+    """A connected UNIX stream socket: a `SocketTransport` that also passes descriptors.
+
+    ``send_fds`` sends them. A protocol that has a method ``fds_received(fds)`` gets those that come,
+    a list of numbers that are close-on-exec and its own to close, just before ``data_received`` or
+    ``buffer_updated`` has the bytes that they came with. These may begin with bytes that were sent
+    before, and end with bytes of the message that the descriptors belong to (unix(7), "ancillary
+    data forms a barrier"). The two calls are one event: what the first one does to reading takes
+    effect after the second, except that nothing comes after a ``close()``. For a protocol without
+    that method the kernel drops them.
+
+    When some of them could not be had, for want of free descriptors, the others are closed and the
+    transport ends with OSError (EMFILE).
+
+    ::
+
+        class Receiver(asyncio.Protocol):
+            def fds_received(self, fds):
+                self.files = [os.fdopen(fd, "rb") for fd in fds]
+    """
+
+    __slots__ = ()
+
+
+def transport_class(sock: socket.socket) -> type[SocketTransport]:
+    """The kind of transport for a connected stream socket, or for those that a listening one accepts."""
+    return UnixTransport if sock.family == getattr(socket, "AF_UNIX", None) else SocketTransport
+
+
 def check_stream(sock: socket.socket, family: int | None = None) -> None:
     """Refuse what a stream transport cannot use, before anything is done to it."""
     if isinstance(sock, _ssl.SSLSocket):
@@ -171,17 +206,34 @@ def check_stream(sock: socket.socket, family: int | None = None) -> None:
         raise ValueError(f"A {what} was expected, got {sock!r}")
 
 
+def listening_socket(fd: int) -> socket.socket:
+    """A socket object for a descriptor that listens for streams; it owns the descriptor.
+
+    :raises OSError: EBADF, ENOTSOCK; EINVAL, it does not listen or not for streams. The descriptor
+        is as it was.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as exc:
+        raise OSError(exc.errno, f"{exc.strerror}: descriptor {fd}") from None
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listens or sock.type != socket.SOCK_STREAM:
+        what = f"a listening stream socket was expected, and descriptor {sock.detach()} "
+        raise EndpointError(what + ("listens for records" if listens else "does not listen"))
+    return sock
+
+
 async def connect_socket(
     protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None
 ) -> tuple[Any, P]:
     """A transport on a connected socket; when this raises, the socket is the caller's."""
     if tls is None:
-        return await open_transport(SocketTransport, protocol_factory, sock)
+        return await open_transport(transport_class(sock), protocol_factory, sock)
     loop = asyncio.get_running_loop()
     protocol = protocol_factory()
     waiter = loop.create_future()
     layer = tls.layer(loop, protocol, waiter)
-    transport = SocketTransport(loop, sock, layer)
+    transport = transport_class(sock)(loop, sock, layer)
     try:
         await waiter
     except BaseException:
@@ -206,14 +258,15 @@ def serve(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     sockets: Sequence[socket.socket],
     tls: Tls | None,
-    backlog: int,
+    backlog: int | None,
     start_serving: bool,
     on_close: Callable[[], object] | None = None,
+    max_connections: int | None = None,
 ) -> Server:
     """A server on these sockets; when this raises, they are the caller's."""
     loop = asyncio.get_running_loop()
-    make = SocketTransport if tls is None else partial(_accept_tls, tls)
-    server = Server(loop, sockets, make, protocol_factory, backlog, on_close)
+    make = transport_class(sockets[0]) if tls is None else partial(_accept_tls, tls)
+    server = Server(loop, sockets, make, protocol_factory, backlog, on_close, max_connections)
     try:
         if start_serving:
             server._begin()

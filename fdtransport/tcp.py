@@ -152,12 +152,14 @@ async def create_server(
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     start_serving: bool = True,
+    max_connections: int | None = None,
 ) -> Server:
     """Serve TCP; a drop-in for ``loop.create_server``, as of Python 3.13 on every Python.
 
     All options are asyncio's: *host* may be a sequence of names, None or ``""`` for every interface,
-    *sock* a bound stream socket of any family. Returns a `Server`. Each connection becomes a
-    `SocketTransport` with a protocol of *protocol_factory*.
+    *sock* a bound stream socket of any family. *max_connections*: while there are so many, further
+    ones wait in the backlog. Returns a `Server`. Each connection becomes a `SocketTransport` with a
+    protocol of *protocol_factory*.
 
     :raises OSError: a name cannot be resolved or an address not be bound.
     :raises ValueError: contradictory options, or *sock* is no stream socket.
@@ -175,7 +177,7 @@ async def create_server(
         if sock is None:
             raise ValueError("Neither host/port nor sock were specified")
         check_stream(sock)
-        return serve(protocol_factory, [sock], tls, backlog, start_serving)
+        return serve(protocol_factory, [sock], tls, backlog, start_serving, None, max_connections)
     if sock is not None:
         raise ValueError("host/port and sock can not be specified at the same time")
     if host is None or isinstance(host, str | bytes):
@@ -192,7 +194,7 @@ async def create_server(
                 sockets.append(bound)
         if not sockets:
             raise OSError(f"could not bind on any address out of {[info[4] for info in infos]!r}")
-        return serve(protocol_factory, sockets, tls, backlog, start_serving)
+        return serve(protocol_factory, sockets, tls, backlog, start_serving, None, max_connections)
     except BaseException:
         for bound in sockets:
             bound.close()

@@ -14,8 +14,8 @@ from ._core.socket_file import bind_unix, dial_unix, remover, unix_family
 from ._core.tls import client_tls, server_tls
 from .sockets import (
     Connected,
-    SocketTransport,
     TlsOptions,
+    UnixTransport,
     check_stream,
     connect_socket,
     open_by,
@@ -38,7 +38,7 @@ async def create_unix_connection(
     ssl: None = None,
     sock: socket.socket | None = None,
     **options: Unpack[TlsOptions],
-) -> tuple[SocketTransport, P]: ...
+) -> tuple[UnixTransport, P]: ...
 @overload
 async def create_unix_connection(
     protocol_factory: Callable[[], P],
@@ -120,18 +120,21 @@ async def create_unix_server(
     start_serving: bool = True,
     cleanup_socket: bool = True,
     mode: int = 0o600,
+    max_connections: int | None = None,
 ) -> Server:
     """Serve on a UNIX socket; a drop-in for ``loop.create_unix_server``, and a safer one.
 
     *path*: of a socket file, or an abstract name of Linux (``"\\0name"``, unix(7)). *mode*:
     permissions of the file, whatever the umask, from its first moment on; who may write may connect.
-    *cleanup_socket*: remove the file on close, if it is still this server's. The other options are
-    asyncio's. Returns a `Server`.
+    *cleanup_socket*: remove the file on close, if it is still this server's. *max_connections*: while
+    there are so many, further ones wait in the backlog. The other options are asyncio's. Returns a
+    `Server`. Each connection becomes a `UnixTransport` with a protocol of *protocol_factory*.
 
-    A socket file that nobody serves any more is replaced. The file of a living server, a symbolic
-    link and anything else are left alone.
+    A socket file of this user that nobody serves any more is replaced. The file of a living server,
+    that of another user, a symbolic link and anything else are left alone.
 
-    :raises OSError: EADDRINUSE, the path is taken; or it cannot be made.
+    :raises OSError: EADDRINUSE, the path is taken; ENAMETOOLONG, it is longer than unix(7) allows
+        (107 bytes on Linux); or it cannot be made.
     :raises ValueError: contradictory options, or *sock* is no UNIX stream socket.
 
     When this raises, and when it is cancelled, nothing stays behind, and *sock* is the caller's.
@@ -146,7 +149,7 @@ async def create_unix_server(
             raise ValueError("path was not specified, and no sock specified")
         check_stream(sock, unix_family())
         on_close = remover(sock.getsockname()) if cleanup_socket else None
-        return serve(protocol_factory, [sock], tls, backlog, start_serving, on_close)
+        return serve(protocol_factory, [sock], tls, backlog, start_serving, on_close, max_connections)
     if sock is not None:
         raise ValueError("path and sock can not be specified at the same time")
     path = os.fspath(path)
@@ -156,7 +159,7 @@ async def create_unix_server(
         await bind_unix(sock, path, mode)
         remove = remover(path)
         on_close = remove if cleanup_socket else None
-        return serve(protocol_factory, [sock], tls, backlog, start_serving, on_close)
+        return serve(protocol_factory, [sock], tls, backlog, start_serving, on_close, max_connections)
     except BaseException:
         if remove is not None:
             remove()

@@ -3,6 +3,8 @@
 Pure: nothing is opened, looked up or run here, whatever a string says. What does not fit raises
 `EndpointError` with one line that names what would.
 
+An endpoint that listens is ``scheme+listen:``; the option ``listen`` says the same.
+
 Paths, hosts and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#`` in
 a name are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
 """
@@ -27,6 +29,7 @@ __all__ = [
     "Url",
     "address",
     "choice",
+    "descriptor",
     "descriptors",
     "flag",
     "listening_address",
@@ -88,7 +91,12 @@ def split_url(text: str) -> Url:
         parts = urlsplit(text)
     except ValueError as exc:
         raise EndpointError(f"{text!r}: {exc}") from None
-    return Url(text, head[1].lower(), head[2] is not None, parts.netloc, parts.path, parts.query)
+    options = parts.query.split("&")
+    listens = head[2] is not None
+    if not listens and "listen" in options:
+        listens = True
+        options.remove("listen")
+    return Url(text, head[1].lower(), listens, parts.netloc, parts.path, "&".join(options))
 
 
 def _decode(url: Url, part: str) -> str:
@@ -120,6 +128,14 @@ def descriptors(url: Url) -> int | tuple[int, int]:
             f"{url.text!r}: fd:N takes a descriptor number, or two as in fd:R,W (read, write)"
         )
     return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
+
+
+def descriptor(url: Url) -> int:
+    """``N``, and no pair."""
+    found = descriptors(url)
+    if not isinstance(found, int):
+        raise EndpointError(f"{url.text!r}: one descriptor listens, as in fd+listen:N")
+    return found
 
 
 def path(url: Url) -> str:

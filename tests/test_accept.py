@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import gc
@@ -16,11 +17,12 @@ import weakref
 
 import pytest
 
-from fdtransport import DescriptorInUseError, SocketTransport
+import fdtransport
+from fdtransport import CloseReason, DescriptorInUseError, SocketTransport
 from fdtransport._core import accept, syscalls
 from fdtransport._core.accept import Server
-from fdtransport.testing import RecordingProtocol
-from fdtransport.testing.observe import until
+from fdtransport.testing import FaultPlan, RecordingProtocol
+from fdtransport.testing.observe import idle_cost, until
 
 CLIENTS = 200
 
@@ -385,7 +387,254 @@ def test_clients_that_found_no_descriptor_left_are_served_when_there_are_some(ki
     assert said == ["hello"] * 10
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ECONNABORTED])
+async def test_one_connection_less_is_no_reason_to_wait_for_the_next(listener, number):
+    guests = Guests()
+    clients = dial(listener, 3)
+    with FaultPlan() as plan:
+        plan.fail("accept", nth=2, errno=number)
+        async with serve(listener, guests):
+            await until(lambda: guests.made() == 3, "all that are left were accepted")
+            hang_up(clients)
+    assert plan.injected == 1
+
+
+# -- as many as there may be ------------------------------------------------------------------------
+
+
+async def test_further_connections_wait_until_one_ends(listener):
+    guests = Guests()
+    clients = dial(listener, 10)
+    async with serve(listener, guests, max_connections=4):
+        for ended in range(7):
+            await until(lambda ended=ended: guests.made() == 4 + min(ended, 6), "as many as may be")
+            await turns(20)
+            assert guests.made() - guests.lost() == 4 - max(0, ended - 6)
+            guests.all[ended].transport.abort()
+        await until(lambda: guests.lost() == 7, "seven have gone")
+        assert guests.made() == 10
+        hang_up(clients)
+
+
+async def test_at_the_limit_the_loop_sleeps(listener):
+    guests = Guests()
+    clients = dial(listener, 5)
+    async with serve(listener, guests, max_connections=1):
+        await until(guests.made, "one was accepted")
+        assert (await idle_cost(0.1)).is_idle(cpu=0.03, wakeups=5)
+        assert guests.made() == 1
+        hang_up(clients)
+        await until(lambda: guests.lost() == 5, "each had its turn")
+
+
+async def test_the_limit_is_that_of_all_sockets_together(listener):
+    guests = Guests()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        server = Server(
+            asyncio.get_running_loop(), [listener, other], SocketTransport, guests, max_connections=2
+        )
+        clients = [*dial(listener, 2), *dial(other, 2)]
+        async with server:
+            await server.start_serving()
+            await until(lambda: guests.made() == 2, "two were accepted")
+            await turns(20)
+            assert guests.made() == 2
+            hang_up(clients)
+            await until(lambda: guests.lost() == 4, "each had its turn")
+
+
+async def test_a_connection_that_makes_no_transport_takes_no_place(listener, reports):
+    made = []
+
+    def factory():
+        made.append(1)
+        if len(made) <= 3:
+            raise LookupError("not today")
+        return RecordingProtocol()
+
+    clients = dial(listener, 5)
+    async with serve(listener, factory, max_connections=1):
+        await until(lambda: len(made) == 4, "those that failed made room")
+        await turns(20)
+        assert len(made) == 4
+        hang_up(clients)
+        await until(lambda: len(made) == 5, "the last had its turn")
+    assert len(reports) == 3
+
+
+async def test_a_shortage_at_the_limit_does_not_go_past_it(listener, monkeypatch, reports):
+    monkeypatch.setattr(accept, "RETRY", 0.001)
+    failing_accepts(monkeypatch, errno.EMFILE)
+    guests = Guests()
+    async with serve(listener, guests, max_connections=1):
+        clients = dial(listener, 3)
+        await until(guests.made, "one was accepted")
+        await asyncio.sleep(0.02)
+        assert guests.made() == 1
+        hang_up(clients)
+        await until(lambda: guests.lost() == 3, "each had its turn")
+    assert len(reports) == 1
+
+
+async def test_who_comes_after_another_has_gone_has_not_its_context(listener):
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    class Setter(RecordingProtocol):
+        def connection_made(self, transport):
+            seen.append(variable.get())
+            variable.set("set")
+            super().connection_made(transport)
+
+    async with serve(listener, Setter, max_connections=1):
+        clients = dial(listener, 3)
+        for count in range(3):
+            await until(lambda count=count: len(seen) == count + 1, "the next was accepted")
+            clients[count].close()
+    assert seen == ["unset"] * 3
+
+
+async def test_a_server_at_its_limit_can_be_closed(listener):
+    guests = Guests()
+    clients = dial(listener, 3)
+    server = serve(listener, guests, max_connections=1)
+    await until(guests.made, "one was accepted")
+    server.close()
+    guests.all[0].transport.abort()
+    await server.wait_closed()
+    assert guests.made() == 1
+    hang_up(clients)
+
+
+def test_a_connection_that_outlives_the_loop_makes_room_for_nobody(listener, loop):
+    class Guest(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.append(transport)
+
+    made = []
+    clients = dial(listener, 2)
+
+    async def main():
+        server = serve(listener, Guest, max_connections=1)
+        await until(lambda: made, "one was accepted")
+        return server
+
+    server = loop.run_until_complete(main())
+    loop.close()
+
+    def forget():
+        made.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        forget()
+    server.close()
+    hang_up(clients)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_a_limit_below_one_is_refused_and_the_socket_left(listener, limit, tmp_path):
+    with pytest.raises(ValueError, match=r"max_connections .* must be >= 1"):
+        serve(listener, Guests(), max_connections=limit)
+    with pytest.raises(ValueError, match="max_connections"):
+        await fdtransport.create_unix_server(Guests(), tmp_path / "socket", max_connections=limit)
+    assert list(tmp_path.iterdir()) == []
+    hang_up([*dial(listener), listener.accept()[0]])
+
+
+@pytest.mark.parametrize("kind", ["create_server", "start_server", "create_unix_server", "start_unix_server"])
+async def test_every_server_function_has_the_limit(kind, tmp_path):
+    function = getattr(fdtransport, kind)
+    clients = []
+
+    async def stay(reader, writer):
+        await reader.read()
+        writer.close()
+
+    where = [tmp_path / "socket"] if "unix" in kind else ["127.0.0.1", 0]
+    server = await function(stay if "start" in kind else Guests(), *where, max_connections=2)
+    async with server:
+        address = server.sockets[0].getsockname()
+        for _ in range(3):
+            sock = socket.socket(server.sockets[0].family)
+            sock.connect(address)
+            clients.append(sock)
+        await until(lambda: server._connections == 2, "two were accepted")
+        await turns(20)
+        assert server._connections == 2
+        hang_up(clients)
+
+
 # -- the end ----------------------------------------------------------------------------------------
+
+
+async def test_aclose_lets_connections_send_what_is_queued(listener):
+    guests = Guests()
+    server = serve(listener, guests)
+    clients = dial(listener, 3)
+    await until(lambda: guests.made() == 3, "all were accepted")
+    for guest in guests.all:
+        guest.transport.write(b"x" * (8 << 20))
+    ending = asyncio.ensure_future(server.aclose(timeout=20))
+    await turns()
+    assert not server.is_serving()
+    assert not ending.done()
+    received = 0
+    for client in clients:
+        client.setblocking(False)
+    while not ending.done():
+        for client in clients:
+            with contextlib.suppress(BlockingIOError):
+                received += len(client.recv(1 << 20))
+        await asyncio.sleep(0)
+    for client in clients:
+        client.settimeout(10)
+        while data := client.recv(1 << 20):
+            received += len(data)
+    await ending
+    assert received == 3 * (8 << 20)
+    assert [guest.transport.close_reason for guest in guests.all] == [CloseReason.LOCAL] * 3
+    hang_up(clients)
+
+
+async def test_aclose_aborts_at_the_deadline_who_has_not_ended(listener):
+    guests = Guests()
+    server = serve(listener, guests)
+    clients = dial(listener, 3)
+    await until(lambda: guests.made() == 3, "all were accepted")
+    for guest in guests.all[:2]:
+        guest.transport.write(b"x" * (16 << 20))
+    await server.aclose(timeout=0.02)
+    assert [guest.transport.close_reason for guest in guests.all] == [
+        CloseReason.ABORT, CloseReason.ABORT, CloseReason.LOCAL,
+    ]  # fmt: skip
+    assert guests.lost() == 3
+    await server.aclose()
+    hang_up(clients)
+
+
+async def test_a_cancelled_aclose_leaves_a_server_that_goes_on_closing(listener):
+    guests = Guests()
+    server = serve(listener, guests)
+    clients = dial(listener)
+    await until(guests.made, "it was accepted")
+    guests.all[0].transport.write(b"x" * (16 << 20))
+    ending = asyncio.ensure_future(server.aclose(timeout=60))
+    await turns()
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert not guests.lost()
+    assert guests.all[0].transport.is_closing()
+    hang_up(clients)
+    await server.aclose()
+    assert guests.lost() == 1
+
+
+async def test_aclose_without_connections_returns(listener):
+    server = serve(listener, Guests(), start=False)
+    await server.aclose()
+    assert listener.fileno() == -1
 
 
 async def test_close_closes_the_sockets_and_leaves_the_connections(listener):

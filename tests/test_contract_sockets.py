@@ -160,12 +160,24 @@ async def given_object(protocol_factory: Factory, directory: Path) -> Pair:
     return transport, far
 
 
+async def passing_descriptors(protocol_factory: Factory, directory: Path) -> Pair:
+    """As ``given_object``, for a protocol that takes descriptors: all bytes come by recvmsg(2)."""
+
+    def factory() -> Any:
+        protocol = protocol_factory()
+        protocol.fds_received = lambda fds: None
+        return protocol
+
+    return await given_object(factory, directory)
+
+
 KINDS = {
     "connected-tcp": (connected_tcp, TCP),
     "connected-unix": (connected_unix, UNIX),
     "accepted-tcp": (accepted_tcp, TCP),
     "accepted-unix": (accepted_unix, UNIX),
     "given-object": (given_object, UNIX.but(given_blocking=True)),
+    "passing-descriptors": (passing_descriptors, UNIX.but(given_blocking=True)),
 }
 
 

@@ -32,6 +32,7 @@ FLOORS = {
     "_core.reading": 2.05,
     "_core.file_sending": 1.8,
     "_core.stream": 2.1,
+    "_core.rights": 2.15,
     "_core.packet": 2.2,
     "_core.opening": 2.3,
     "streams": 2.4,

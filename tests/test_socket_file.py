@@ -9,6 +9,9 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -39,11 +42,12 @@ async def answers(path):
     return True
 
 
-async def refused(path, **options):
+async def refused(path, by="", **options):
     with pytest.raises(OSError, match="already in use") as caught:
         await create_unix_server(asyncio.Protocol, path, **options)
     assert caught.value.errno == errno.EADDRINUSE
     assert repr(path) in str(caught.value)
+    assert by in str(caught.value)
 
 
 # -- whose path it is -------------------------------------------------------------------------------
@@ -52,7 +56,7 @@ async def refused(path, **options):
 async def test_a_living_server_keeps_its_path(path):
     async with await create_unix_server(asyncio.Protocol, path):
         before = os.lstat(path)
-        await refused(path)
+        await refused(path, "by a server")
         assert os.path.samestat(os.lstat(path), before)
         assert await answers(path)
 
@@ -92,7 +96,7 @@ async def test_a_symbolic_link_is_left_alone(path, tmp_path):
     target = str(tmp_path / "target")
     stale(target)
     os.symlink(target, path)
-    await refused(path)
+    await refused(path, "by a symbolic link")
     assert os.readlink(path) == target
     assert stat.S_ISSOCK(os.lstat(target).st_mode)
 
@@ -105,13 +109,13 @@ async def test_a_dangling_symbolic_link_is_left_alone(path, tmp_path):
 
 async def test_a_regular_file_is_left_alone(path):
     Path(path).write_text("precious")
-    await refused(path)
+    await refused(path, "by a regular file")
     assert Path(path).read_text() == "precious"
 
 
 async def test_a_directory_is_left_alone(path):
     Path(path).mkdir()
-    await refused(path)
+    await refused(path, "by a directory")
     assert Path(path).is_dir()
 
 
@@ -124,6 +128,56 @@ async def test_of_many_that_find_an_old_file_at_once_one_gets_the_path(path):
     assert {error.errno for error in results if isinstance(error, OSError)} == {errno.EADDRINUSE}
     assert await answers(path)
     servers[0].close()
+
+
+RIVAL = """
+    import asyncio, sys
+    import fdtransport
+
+    async def main(path):
+        print("ready", flush=True)
+        sys.stdin.read()
+        try:
+            server = await fdtransport.create_unix_server(asyncio.Protocol, path)
+        except OSError as exc:
+            print(exc.errno, flush=True)
+        else:
+            print("mine", flush=True)
+            await asyncio.Event().wait()
+
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_of_several_processes_that_find_an_old_file_at_once_one_gets_the_path(path):
+    pipe = subprocess.PIPE
+    stale(path)
+    for _ in range(3):
+        command = [sys.executable, "-c", textwrap.dedent(RIVAL), path]
+        rivals = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+        try:
+            for rival in rivals:
+                assert rival.stdout.readline() == "ready\n"
+            for rival in rivals:
+                rival.stdin.close()
+            said = sorted(rival.stdout.readline() for rival in rivals)
+            assert said == [f"{errno.EADDRINUSE}\n"] * 3 + ["mine\n"]
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+        finally:
+            for rival in rivals:  # the file of the one that served stays, for the next round
+                rival.kill()
+                rival.wait()
+                rival.stdout.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can leave a file of another user")
+async def test_an_old_file_of_another_user_is_left_alone(path):
+    stale(path)
+    os.chown(path, 65534, 65534)
+    before = os.lstat(path)
+    await refused(path, "by a socket file that user 65534 has left")
+    assert os.path.samestat(os.lstat(path), before)
 
 
 async def test_two_processes_cannot_replace_one_old_file(path):
@@ -257,10 +311,38 @@ async def test_a_null_byte_inside_a_path_is_refused(path):
 
 
 async def test_a_path_that_is_too_long_or_nowhere_is_refused(path, tmp_path):
-    with pytest.raises(OSError, match="too long"):
-        await create_unix_server(asyncio.Protocol, str(tmp_path / ("x" * 120)))
-    with pytest.raises(FileNotFoundError):
-        await create_unix_server(asyncio.Protocol, str(tmp_path / "nowhere" / "socket"))
+    nowhere = str(tmp_path / "nowhere" / "socket")
+    for function in (create_unix_server, create_unix_connection):
+        for long in ("/" + "x" * 107, "\0" + "x" * 108, b"/" + b"x" * 107, "/" + "\u00e9" * 54):
+            with pytest.raises(OSError, match=r"too long: 10[89] bytes, and at most 10[78] fit") as caught:
+                await function(asyncio.Protocol, long)
+            assert caught.value.errno == errno.ENAMETOOLONG
+            assert caught.value.filename == long
+        with pytest.raises(FileNotFoundError, match="nowhere") as caught:
+            await function(asyncio.Protocol, nowhere)
+        assert caught.value.filename == nowhere
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 107, "\0fdtransport-" + str(os.getpid()) + "x" * 200])
+async def test_a_path_of_the_greatest_length_is_served(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    name = name[:108]
+    async with await create_unix_server(asyncio.Protocol, name):
+        assert await answers(name)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_directory_that_is_not_for_us_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    class Refusing(socket.socket):
+        bind = refuse
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*/socket'"):
+        await create_unix_server(asyncio.Protocol, str(tmp_path / "socket"))
 
 
 # -- the end ----------------------------------------------------------------------------------------

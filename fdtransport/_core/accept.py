@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import errno
 import socket
+import sys
 import warnings
 import weakref
 from asyncio.trsock import TransportSocket
@@ -48,8 +49,10 @@ class Server(asyncio.AbstractServer):
     *make* is called for each connection as a transport class is, ``make(loop, connection, protocol,
     None, extra, server)``, with the peer's address in *extra*; what it returns has ``close()`` and
     ``abort()``, and tells the server of its begin and end by ``_attach`` and ``_detach``. *on_close*
-    is called once, before the sockets are closed.
+    is called once, before the sockets are closed. *backlog* None leaves that of sockets that listen
+    already. While there are *max_connections*, none is accepted: further ones wait in the backlog.
 
+    :raises ValueError: *max_connections* is below 1.
     :raises OSError: a socket is closed; :raises DescriptorInUseError: one is under a transport or
         another server. All of them are as they were then.
     """
@@ -60,16 +63,21 @@ class Server(asyncio.AbstractServer):
         sockets: Sequence[socket.socket],
         make: Callable[..., Any],
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        backlog: int = 100,
+        backlog: int | None = 100,
         on_close: Callable[[], object] | None = None,
+        max_connections: int | None = None,
     ) -> None:
         self._listeners: list[_Listener] | None = None
+        if max_connections is not None and max_connections < 1:
+            raise ValueError(f"max_connections ({max_connections!r}) must be >= 1, or None for no limit")
         self._loop = loop
         self._make = make
         self._protocol_factory = protocol_factory
         self._backlog = backlog
         self._on_close = on_close
         self._connections = 0
+        self._limit = sys.maxsize if max_connections is None else max_connections
+        self._context = contextvars.copy_context()
         self._clients: set[weakref.ref[Any]] = set()
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
@@ -111,8 +119,10 @@ class Server(asyncio.AbstractServer):
         if self._listeners is None:
             raise RuntimeError(f"server {self!r} is closed")
         if not self._serving:
-            for listener in self._listeners:
-                listener.sock.listen(self._backlog)
+            self._context = contextvars.copy_context()
+            if self._backlog is not None:
+                for listener in self._listeners:
+                    listener.sock.listen(self._backlog)
             try:
                 for listener in self._listeners:
                     listener.start()
@@ -182,6 +192,26 @@ class Server(asyncio.AbstractServer):
         found = [reference() for reference in list(self._clients)]
         return [transport for transport in found if transport is not None]
 
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Accept no more, ``close()`` every connection, and return when the last one is gone.
+
+        *timeout*: seconds for the connections to send what is queued; those that are left then are
+        aborted. None: as long as it takes. Cancelling is safe: the connections go on closing.
+
+        ::
+
+            await server.aclose(timeout=10)
+        """
+        self.close()
+        self.close_clients()
+        closed = self._loop.create_future()
+        self._waiters.append(closed)
+        self._wake()
+        await asyncio.wait([closed], timeout=timeout)
+        if not closed.done():
+            self.abort_clients()
+            await closed
+
     async def wait_closed(self) -> None:
         """Return when the server is closed and its last connection is gone. Cancelling is safe."""
         if self._listeners is None and not self._connections:
@@ -199,8 +229,14 @@ class Server(asyncio.AbstractServer):
 
     def _attach(self, _transport: Any = None) -> None:
         self._connections += 1
+        if self._connections == self._limit:
+            for listener in self._listeners or ():
+                listener.stop()
 
     def _detach(self, _transport: Any = None) -> None:
+        if self._connections == self._limit and not self._loop.is_closed():
+            for listener in self._listeners or ():
+                listener.start_again()
         self._connections -= 1
         if not self._connections:
             self._wake()
@@ -256,10 +292,13 @@ class _Listener:
         self._retry: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._server.get_loop().add_reader(self._handle.fd, self.accept)
+        # In the server's own context, whichever connection's end it is that makes room for others.
+        server = self._server
+        server._context.run(server.get_loop().add_reader, self._handle.fd, self.accept)
         self._polling = True
 
-    def _start_again(self) -> None:
+    def start_again(self) -> None:
+        """Go on after a shortage, or after there were as many connections as there may be."""
         self._retry = None
         try:
             self.start()
@@ -306,14 +345,14 @@ class _Listener:
             # A context of its own, so that what one factory sets is not there for the next one.
             contextvars.copy_context().run(server._welcome, connection, address)
             if not self._polling:
-                return  # closed by the factory, or by a callback
+                return  # closed by the factory or by a callback, or there are as many as there may be
         self._budget = min(2 * budget, ACCEPTS)
 
     def _fail(self, exc: OSError) -> None:
         exc.__traceback__ = None
         self.stop()
         if exc.errno in _SHORT:
-            self._retry = self._server.get_loop().call_later(RETRY, self._start_again)
+            self._retry = self._server.get_loop().call_later(RETRY, self.start_again)
             self._server._report_shortage(exc, self.sock)
         else:
             message = "accepting failed; no more connections are accepted from this socket"

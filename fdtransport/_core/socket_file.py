@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["bind_unix", "dial_unix", "remover", "unix_family"]
 
 #: Seconds between two tries at a server whose backlog is full, or at a directory's lock.
 PATIENCE = 0.01
+#: What fits into an address of unix(7) beside the NUL at its end: 108 bytes on Linux, 104 elsewhere.
+PATH_BYTES = 107 if sys.platform == "linux" else 103
 #: Tries at a directory's lock; it is held for some system calls only.
 LOCK_TRIES = 100
 
@@ -32,8 +35,9 @@ def unix_family() -> int:
 async def dial_unix(sock: socket.socket, path: str | bytes) -> None:
     """Connect; wait while the server's backlog is full.
 
-    :raises OSError: as connect(2).
+    :raises OSError: as connect(2); ENAMETOOLONG, the path is too long.
     """
+    _check_length(path)
     while True:
         try:
             sock.connect(path)
@@ -42,28 +46,42 @@ async def dial_unix(sock: socket.socket, path: str | bytes) -> None:
             # connect(2) does not go on by itself then, and no poller tells when there is room. Loops
             # that wait for the socket to become writable take it for connected.
             await asyncio.sleep(PATIENCE)
+        except OSError as exc:
+            exc.filename = path
+            raise
+
+
+def _check_length(path: str | bytes) -> None:
+    """Python's own error has no errno, and does not tell the limit."""
+    size = len(os.fsencode(path))
+    limit = PATH_BYTES if path[:1] not in ("\0", b"\0") else PATH_BYTES + 1  # its NUL comes first
+    if size > limit:
+        what = f"AF_UNIX path too long: {size} bytes, and at most {limit} fit"
+        raise OSError(errno.ENAMETOOLONG, what, path)
 
 
 async def bind_unix(sock: socket.socket, path: str | bytes, mode: int) -> None:
-    """Bind, in the place of a socket file that nobody serves any more if there is one.
+    """Bind, in the place of a socket file of ours that nobody serves any more if there is one.
 
-    :raises OSError: EADDRINUSE, the path is a living server's, or no socket file; others as bind(2).
+    :raises OSError: EADDRINUSE, the path is taken; ENAMETOOLONG, it is too long; others as bind(2).
     """
-    if not _is_file(path):
+    is_file = _is_file(path)
+    _check_length(path)
+    if not is_file:
         sock.bind(path)
         return
     if hasattr(os, "fchmod"):
         # Linux gives the mode of the socket to the file, so that there is no moment before a chmod.
         os.fchmod(sock.fileno(), mode)
-    taken = OSError(errno.EADDRINUSE, f"Address {path!r} is already in use")
     if not _try_bind(sock, path):
         # Of two servers that find the same old file, none must remove what the other has just made.
         async with _locked(os.path.dirname(path) or os.curdir):
-            if not _is_stale(path):
-                raise taken
-            syscalls.unlink(path)
-            if not _try_bind(sock, path):
-                raise taken
+            owner = _owner(path)
+            if owner is None:
+                syscalls.unlink(path)
+                owner = "" if _try_bind(sock, path) else "a server that has just started"
+        if owner:
+            raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use, by {owner}")
     if stat.S_IMODE(os.lstat(path).st_mode) != mode:
         os.chmod(path, mode)  # the umask took something away
 
@@ -82,26 +100,30 @@ def _try_bind(sock: socket.socket, path: str | bytes) -> bool:
         sock.bind(path)
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
+            exc.filename = path
             raise
         return False
     return True
 
 
-def _is_stale(path: str | bytes) -> bool:
-    """Whether the path is that of a socket file to which no socket is bound any more.
+def _owner(path: str | bytes) -> str | None:
+    """Who has the path; None when it is a socket file of ours to which no socket is bound any more.
 
     A datagram socket that connects to it tells, without disturbing a server: EPROTOTYPE when there
     is one, also one that does not listen yet; ECONNREFUSED when there is none.
     """
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
+    status = os.lstat(path)
+    if not stat.S_ISSOCK(status.st_mode):
+        return "a symbolic link" if stat.S_ISLNK(status.st_mode) else syscalls.kind(status.st_mode)
     with socket.socket(unix_family(), socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except OSError as exc:
-            return exc.errno == errno.ECONNREFUSED
-    return False
+            if exc.errno == errno.ECONNREFUSED:
+                mine = status.st_uid == os.geteuid()
+                return None if mine else f"a socket file that user {status.st_uid} has left"
+    return "a server"
 
 
 @contextlib.asynccontextmanager

@@ -61,7 +61,7 @@ class StreamTransport(ByteReading, asyncio.Transport):
         self._corked = False
         self._sys = syscalls
         super().__init__(*args, **kwargs)
-        if self._loop.get_debug():
+        if self._loop.get_debug() and self._sys is syscalls:
             self._sys = Checked(self._sys, self._rfd, self._wfd)
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:

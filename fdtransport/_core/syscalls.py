@@ -17,7 +17,7 @@ import os
 import select
 import socket
 import stat as _stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 try:
@@ -128,6 +128,27 @@ def accept(sock: socket.socket) -> tuple[int, Any]:
     """The descriptor of the next connection, close-on-exec, and the peer's address: accept4(2)."""
     fd, address = sock._accept()  # type: ignore[attr-defined]
     return fd, address
+
+
+#: Room for every descriptor that one message can carry, and for credentials if somebody asked for them.
+_CONTROL = 2048
+
+
+def sendmsg(sock: socket.socket, buffers: Sequence[Any], fds: Sequence[int]) -> int:
+    """Send bytes, and descriptors along with the first of them: SCM_RIGHTS of unix(7)."""
+    return sock.sendmsg(buffers, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def recvmsg(sock: socket.socket, size: int) -> tuple[bytes, list[Any], int]:
+    """Bytes, the control messages that came with them, and flags; what they carry is close-on-exec."""
+    data, control, flags, _ = sock.recvmsg(size, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+    return data, control, flags
+
+
+def recvmsg_into(sock: socket.socket, buffers: Sequence[Any]) -> tuple[int, list[Any], int]:
+    """As ``recvmsg``, into *buffers*; the number of bytes comes first."""
+    count, control, flags, _ = sock.recvmsg_into(buffers, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+    return count, control, flags
 
 
 def lock(fd: int) -> None:

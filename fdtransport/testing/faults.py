@@ -19,6 +19,7 @@ import asyncio
 import errno as _errno
 import inspect
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -46,7 +47,10 @@ ERRNOS: Final = (
 )  # fmt: skip
 
 #: Calls that move bytes: only for them does a transient errno mean "later".
-_MOVERS = frozenset({"read", "write", "readv", "writev", "preadv", "pwritev", "splice", "sendfile"})
+_MOVERS = frozenset({
+    "read", "write", "readv", "writev", "preadv", "pwritev", "splice", "sendfile", "sendmsg", "recvmsg",
+    "recvmsg_into",
+})  # fmt: skip
 #: Calls with a second descriptor, and where it stands.
 _TWO_FDS = {"splice": 1, "sendfile": 1, "dup2": 1}
 
@@ -118,7 +122,8 @@ class FaultPlan:
     def short(self, name: str, n: int = 1, nth: int = 1, times: int = FOREVER, *, fd: Fds = None) -> None:
         """From the ``nth`` call on, ``name`` moves at most ``n`` bytes.
 
-        For read, readv, write, writev, preadv, pwritev, splice and sendfile.
+        For read, readv, write, writev, preadv, pwritev, splice, sendfile, sendmsg, recvmsg and
+        recvmsg_into.
         """
         if name not in _SHORTENED:
             raise ValueError(f"{name} cannot be short, only {', '.join(sorted(_SHORTENED))} can")
@@ -180,7 +185,8 @@ class FaultPlan:
         second = _TWO_FDS.get(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            fds = [args[i] for i in ((0,) if second is None else (0, second)) if i < len(args)]
+            given = [args[i] for i in ((0,) if second is None else (0, second)) if i < len(args)]
+            fds = [fd.fileno() if isinstance(fd, socket.socket) else fd for fd in given]
             fds = [fd for fd in fds if isinstance(fd, int)]
             fd = fds[0] if fds else -1
             rules = [rule for rule in self._rules if rule.applies(name, fds)]
@@ -224,6 +230,9 @@ _SHORTENED: dict[str, Callable[[tuple[Any, ...], int], tuple[Any, ...]]] = {
     "pwritev": lambda args, n: (args[0], _first_bytes(args[1], n), *args[2:]),
     "splice": lambda args, n: (*args[:2], min(args[2], n), *args[3:]),
     "sendfile": lambda args, n: (*args[:3], min(args[3], n), *args[4:]),
+    "sendmsg": lambda args, n: (args[0], _first_bytes(args[1], n), *args[2:]),
+    "recvmsg": lambda args, n: (args[0], min(args[1], n)),
+    "recvmsg_into": lambda args, n: (args[0], _first_bytes(args[1], n)),
 }
 
 

@@ -12,7 +12,7 @@ from .promises import promise
 from .recording import RecordingBufferedProtocol, RecordingProtocol
 from .trial import Pair, Trial
 
-READS = ("read", "readv")
+READS = ("read", "readv", "recvmsg", "recvmsg_into")
 WRITES = ("write", "writev")
 TRANSIENT = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS)
 
