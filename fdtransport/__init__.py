@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from ._core.tls import start_tls
 from .endpoints import connect_url, listen_url, open_url
 from .errors import (
     BufferLimitError,
@@ -23,6 +24,7 @@ from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
+from .writer import StreamWriter
 
 __all__ = [
     "BufferLimitError",
@@ -43,6 +45,7 @@ __all__ = [
     "StdioTransport",
     "StreamReader",
     "StreamTransport",
+    "StreamWriter",
     "TransportError",
     "UnpollableFileError",
     "connect_fd",
@@ -67,5 +70,6 @@ __all__ = [
     "open_url",
     "relay",
     "start_server",
+    "start_tls",
     "start_unix_server",
 ]

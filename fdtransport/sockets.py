@@ -19,7 +19,7 @@ from ._core.addresses import is_tcp, set_nodelay
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
 from ._core.stream import StreamTransport
-from ._core.tls import Tls
+from ._core.tls import Tls, shake_hands
 from .streams import StreamReader, stream_protocol, stream_writer
 
 __all__ = [
@@ -71,7 +71,6 @@ class SocketTransport(StreamTransport):
 
     __slots__ = ()
 
-    _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 
     __class__ = property(lambda _: _KnownToAsyncio)  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -182,13 +181,18 @@ async def connect_socket(
     protocol = protocol_factory()
     waiter = loop.create_future()
     layer = tls.layer(loop, protocol, waiter)
-    transport = SocketTransport(loop, sock, layer)
+    app = layer._app_transport
     try:
-        await waiter
+        transport = SocketTransport(loop, sock, layer)
+    except BaseException:
+        app.abort()  # it would warn that it was never closed
+        raise
+    try:
+        await shake_hands(layer, waiter)
     except BaseException:
         transport._give_back()
         raise
-    return layer._app_transport, protocol
+    return app, protocol
 
 
 class TlsOptions(TypedDict, total=False):
