@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 
 import pytest
+from certificates import serving, trusting
 
 from fdtransport import (
     create_connection,
@@ -25,31 +25,14 @@ LOOPBACK = "127.0.0.1"
 BULK = bytes(range(256)) * 4096
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tls")
-    key, chain = path / "key.pem", path / "chain.pem"
-    # fmt: off
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2",
-         "-keyout", key, "-out", chain],
-        check=True, capture_output=True,
-    )
-    # fmt: on
-    return chain, key
-
-
 @pytest.fixture
-def served(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
+def served():
+    return serving()
 
 
-@pytest.fixture
-def trusting(certificate):
-    return ssl.create_default_context(cafile=certificate[0])
+@pytest.fixture(name="trusting")
+def trusting_context():
+    return trusting()
 
 
 async def echo(reader, writer):

@@ -7,6 +7,7 @@ right what asyncio leaves open (`TlsLayer` says what).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ssl
 from asyncio import sslproto
@@ -31,7 +32,16 @@ class TlsLayer(sslproto.SSLProtocol):
     - An end of file without TLS's own goodbye (close_notify) is an error, ``ssl.SSLEOFError``: what
       came may have been cut short by somebody on the way. A context with the option
       ``ssl.OP_IGNORE_UNEXPECTED_EOF`` takes it for an ordinary end, as asyncio always does.
+    - The last message of a handshake leaves at once, also when the protocol pauses reading in
+      ``connection_made``, and so does the alert that tells the peer why it failed.
+    - A pause of reading holds for the transport below as well: what the peer left before it went is
+      still there after it, and no more than one piece is kept in memory.
+    - ``resume_reading()`` does not take the callbacks into the caller's context (contextvars).
+    - What comes after ``close()`` is dropped; asyncio's takes it for an error of the peer's.
+    - A peer that says goodbye and closes at once has ended in good order, also when our own goodbye
+      finds nobody any more.
     - A protocol that was there before TLS is told of a loss in the handshake, too.
+    - Addresses stay readable after the loss.
     - 64 KiB are asked for at once. asyncio asks for 256 KiB, for which glibc maps and unmaps memory
       for each record: that is most of what a small record costs.
     """
@@ -39,13 +49,56 @@ class TlsLayer(sslproto.SSLProtocol):
     max_size = READ_SIZE
 
     # asyncio's own fields
+    _app_reading_paused: bool
     _app_state: Any
+    _extra: dict[str, Any]
+    _get_write_buffer_size: Any
     _incoming: ssl.MemoryBIO
     _on_shutdown_complete: Any
+    _process_outgoing: Any
+    _ssl_reading_paused: bool
     _sslobj: Any
     _state: Any
+    _transport: Any
 
     _cut = False  # the transport below came to its end, and nobody had said goodbye
+    _done = False  # the peer has said goodbye, and the kernel has everything but our own
+
+    def _on_handshake_complete(self, handshake_exc: Any) -> None:
+        self._process_outgoing()
+        super()._on_handshake_complete(handshake_exc)
+
+    # -- pause and resume: asyncio's reads on below, and when the end comes, it is told too early
+
+    def _holds(self) -> bool:
+        return bool(self._app_reading_paused) and self._state is _State.WRAPPED
+
+    def _pause_reading(self) -> None:
+        self._app_reading_paused = True
+        if self._holds():
+            self._transport.pause_reading()
+
+    def _control_ssl_reading(self) -> None:
+        super()._control_ssl_reading()  # type: ignore[misc]
+        if self._holds():
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._holds() and not self._ssl_reading_paused:
+            self._transport.resume_reading()
+        resume = super()._resume_reading  # type: ignore[misc]
+        context = getattr(self._transport, "_context", None)
+        try:
+            resume() if context is None else context.run(resume)
+        except RuntimeError:  # it is entered already
+            resume()
+
+    def _start_shutdown(self) -> None:
+        if self._holds() and not self._ssl_reading_paused:
+            self._transport.resume_reading()  # the peer's goodbye
+        super()._start_shutdown()
+
+    # -- the end
 
     def eof_received(self) -> Any:
         self._cut = self._state is _State.WRAPPED
@@ -62,9 +115,19 @@ class TlsLayer(sslproto.SSLProtocol):
                 exc.__traceback__ = None
                 self._on_shutdown_complete(exc)
                 return
+        with contextlib.suppress(ssl.SSLError):
+            while self._sslobj.read(self.max_size):
+                pass  # for nobody any more
+        heard = self._app_state is _AppState.STATE_EOF
+        self._done = heard and not (self._get_write_buffer_size() or self._transport.get_write_buffer_size())
         super()._do_shutdown()  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        lower = self._transport
+        if isinstance(lower, StreamTransport) and lower._extra:
+            self._extra = {**lower._extra, **self._extra}
+        if self._done and isinstance(exc, BrokenPipeError | ConnectionResetError):
+            exc = None
         untold: Any = None
         if self._state is _State.DO_HANDSHAKE and self._app_state is _AppState.STATE_CON_MADE:
             untold = self._app_protocol
@@ -183,7 +246,8 @@ async def start_tls(
     *transport*: any byte stream of this library with a read and a write side (a socket, a pair of
     descriptors), or a TLS transport of asyncio's over one. *protocol* is what gets the decrypted bytes;
     ``connection_made`` is not called again. The options are asyncio's, timeouts in seconds (default:
-    60 for the handshake, 30 for the goodbye). Returns the transport that *protocol* writes to from
+    60 for the handshake, 30 for the goodbye); but a client has to give *server_hostname*, without
+    which asyncio's takes a certificate for any name. Returns the transport that *protocol* writes to from
     now on; the old one must not be used any more.
 
     What was written before leaves first, as plain text. What was read from the peer and is still in
@@ -235,6 +299,9 @@ def begin_tls(
         raise TypeError(f"transport {transport!r} is not supported by start_tls()")
     if ours:
         lower._check_upgrade()
+    if server_hostname is None and not server_side and sslcontext.check_hostname:
+        # The ssl module would say yes to a certificate for any name.
+        raise ValueError("check_hostname requires server_hostname ('' for taking any name)")
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
     options = Tls(sslcontext, server_side, server_hostname, handshake_timeout, shutdown_timeout)
