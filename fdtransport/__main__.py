@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from .endpoints import SCHEMES, Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
 from .progress import progress, size
 from .relay import Relay, RelayResult
+from .tls import explain
 from .urls import Address
 
 __all__ = ["main"]
@@ -27,6 +29,8 @@ endpoints:
   fd:3, fd:3,4              a descriptor, or one to read and one to write
   tcp://host:port           a TCP connection            ?keepalive=SECONDS&timeout=SECONDS
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
+  tls://host:port           TLS, server verified        ?ca=FILE&cert=FILE&key=FILE&sni=NAME&insecure
+  tls+listen://host:port    a TLS server                ?cert=FILE&key=FILE&ca=FILE&backlog=N
   unix:/path, unix:@name    a UNIX connection           ?timeout=SECONDS
   unix+listen:/path         a UNIX server               ?mode=660&backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
@@ -36,6 +40,7 @@ examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
   cat big | python -m fdtransport - tcp://host:port
   python -m fdtransport fifo:requests -
+  python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
 
 A listener relays each connection to a new connection of the other endpoint. Exit status: 0; 1 when
 an endpoint cannot be opened or fails; 2 for a wrong command line; 130 after Ctrl-C.
@@ -95,7 +100,11 @@ def _tell(message: str) -> None:
 
 
 def _reason(exc: BaseException) -> str:
-    if isinstance(exc, OSError) and not isinstance(exc, TransportError) and exc.strerror:
+    if isinstance(exc, ssl.SSLError):
+        return explain(exc)
+    if isinstance(exc, TransportError):
+        return str(exc.strerror)
+    if isinstance(exc, OSError) and exc.strerror:
         # Where there is an errno, its own words: libraries tell where it happened, which we say already.
         return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
     return str(exc) or type(exc).__name__

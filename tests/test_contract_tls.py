@@ -25,6 +25,7 @@ from fdtransport.testing import (
     stream_promises,
 )
 from fdtransport.testing.ends import FarEnd
+from fdtransport.testing.observe import turns
 
 Factory = Callable[[], Any]
 
@@ -48,7 +49,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-async def _shaken(far: TlsEnd, connecting: Any) -> Any:
+async def _shaken(near: socket.socket, far: TlsEnd, connecting: Any) -> Any:
     """The transport that *connecting* returns, with the far end's half of the handshake done meanwhile."""
     connection, shaking = asyncio.ensure_future(connecting), asyncio.ensure_future(far.handshake())
     try:
@@ -59,6 +60,8 @@ async def _shaken(far: TlsEnd, connecting: Any) -> Any:
         (made,) = await asyncio.gather(connection, return_exceptions=True)
         if isinstance(made, asyncio.Transport):
             made.abort()
+        await turns(3)
+        near.close()
         far.close()
         raise
     shaking.exception()
@@ -90,14 +93,9 @@ async def connected(protocol_factory: Factory) -> tuple[Any, FarEnd]:
 
     async def connect() -> Any:
         options: Any = {"ssl": _context(), "server_hostname": "localhost", "ssl_shutdown_timeout": PATIENCE}
-        try:
-            transport, _ = await fdtransport.create_connection(factory, sock=near, **options)
-        except BaseException:
-            near.close()
-            raise
-        return transport
+        return (await fdtransport.create_connection(factory, sock=near, **options))[0]
 
-    return await _shaken(far, connect()), far
+    return await _shaken(near, far, connect()), far
 
 
 async def upgraded(protocol_factory: Factory) -> tuple[Any, FarEnd]:
@@ -105,12 +103,8 @@ async def upgraded(protocol_factory: Factory) -> tuple[Any, FarEnd]:
     far = TlsEnd(other, serving())
 
     async def connect() -> Any:
-        try:
-            protocol = protocol_factory()
-            transport, plain = await fdtransport.connect_fd(RecordingProtocol, near)
-        except BaseException:
-            near.close()
-            raise
+        protocol = protocol_factory()
+        transport, plain = await fdtransport.connect_fd(RecordingProtocol, near)
         upper = await fdtransport.start_tls(
             transport, plain, _context(), server_hostname="localhost", ssl_shutdown_timeout=PATIENCE
         )
@@ -120,7 +114,7 @@ async def upgraded(protocol_factory: Factory) -> tuple[Any, FarEnd]:
         protocol.connection_made(upper)
         return upper
 
-    return await _shaken(far, connect()), far
+    return await _shaken(near, far, connect()), far
 
 
 KINDS = {
