@@ -118,6 +118,15 @@ class Asyncio(Library):
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=1024)
 
+    async def connect_tls(self, protocol: asyncio.BaseProtocol, end: End, trust: Any) -> Any:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: protocol, **options)
+        return transport
+
+    async def stream_tls(self, end: End, trust: Any) -> Stream:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        return _of_streams(*await asyncio.open_connection(**options))
+
 
 def _of_streams(reader: Any, writer: Any) -> Stream:
     async def send(data: bytes) -> None:
@@ -180,6 +189,15 @@ class Fdtransport(Asyncio):
 
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await self._fdtransport.create_server(factory, sock=sock, backlog=1024)
+
+    async def connect_tls(self, protocol: asyncio.BaseProtocol, end: End, trust: Any) -> Any:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        transport, _ = await self._fdtransport.create_connection(lambda: protocol, **options)
+        return transport
+
+    async def stream_tls(self, end: End, trust: Any) -> Stream:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        return _of_streams(*await self._fdtransport.open_connection(**options))
 
     async def relay(self, one: Any, other: Any, copy: bool) -> None:
         from fdtransport.relay import relay

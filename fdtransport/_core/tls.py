@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
-from .reading import READ_SIZE
+from .reading import MORE_SIZE
 from .stream import StreamTransport
 
 __all__ = ["Tls", "TlsLayer", "begin_tls", "client_tls", "server_tls", "shake_hands", "start_tls"]
@@ -42,11 +42,11 @@ class TlsLayer(sslproto.SSLProtocol):
       finds nobody any more.
     - A protocol that was there before TLS is told of a loss in the handshake, too.
     - Addresses stay readable after the loss.
-    - 64 KiB are asked for at once. asyncio asks for 256 KiB, for which glibc maps and unmaps memory
-      for each record: that is most of what a small record costs.
+    - What is asked for at once stays just under the size for which glibc maps memory anew; asyncio's
+      256 KiB do not always.
     """
 
-    max_size = READ_SIZE
+    max_size = MORE_SIZE
 
     # asyncio's own fields
     _app_reading_paused: bool
@@ -56,7 +56,6 @@ class TlsLayer(sslproto.SSLProtocol):
     _incoming: ssl.MemoryBIO
     _on_shutdown_complete: Any
     _process_outgoing: Any
-    _ssl_reading_paused: bool
     _sslobj: Any
     _state: Any
     _transport: Any
@@ -67,6 +66,8 @@ class TlsLayer(sslproto.SSLProtocol):
     def _on_handshake_complete(self, handshake_exc: Any) -> None:
         self._process_outgoing()
         super()._on_handshake_complete(handshake_exc)
+        if self._holds():
+            self._transport.pause_reading()  # it was asked for before
 
     # -- pause and resume: asyncio's reads on below, and when the end comes, it is told too early
 
@@ -78,13 +79,8 @@ class TlsLayer(sslproto.SSLProtocol):
         if self._holds():
             self._transport.pause_reading()
 
-    def _control_ssl_reading(self) -> None:
-        super()._control_ssl_reading()  # type: ignore[misc]
-        if self._holds():
-            self._transport.pause_reading()
-
     def _resume_reading(self) -> None:
-        if self._holds() and not self._ssl_reading_paused:
+        if self._holds():
             self._transport.resume_reading()
         resume = super()._resume_reading  # type: ignore[misc]
         context = getattr(self._transport, "_context", None)
@@ -94,7 +90,7 @@ class TlsLayer(sslproto.SSLProtocol):
             resume()
 
     def _start_shutdown(self) -> None:
-        if self._holds() and not self._ssl_reading_paused:
+        if self._holds():
             self._transport.resume_reading()  # the peer's goodbye
         super()._start_shutdown()
 
