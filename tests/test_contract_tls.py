@@ -111,7 +111,11 @@ async def upgraded(protocol_factory: Factory) -> tuple[Any, FarEnd]:
         # Protocols that know TLS from the start have been told of it; here it is for us to tell.
         upper.set_protocol(protocol)
         upper.set_write_buffer_limits(*LIMITS)  # type: ignore[attr-defined]
-        protocol.connection_made(upper)
+        try:
+            protocol.connection_made(upper)
+        except BaseException:
+            upper.abort()
+            raise
         return upper
 
     return await _shaken(near, far, connect()), far
