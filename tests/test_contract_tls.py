@@ -190,7 +190,7 @@ def _marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(("kind", "promise"), _cases())
 async def test_contract(kind: str, promise: Promise) -> None:
     make, features = KINDS[kind]
-    assert await promise.run(make, features)
+    assert await promise.run(make, features, timeout=20)  # each byte is encrypted and decrypted here
 
 
 def test_what_is_named_is_in_the_contract() -> None:
