@@ -174,7 +174,8 @@ def check_stream(sock: socket.socket, family: int | None = None) -> None:
 async def connect_socket(
     protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None
 ) -> tuple[Any, P]:
-    """A transport on a connected socket; when this raises, the socket is the caller's."""
+    """A transport on a connected socket; when this raises, the socket is the caller's, and closed
+    if it was the handshake that failed."""
     if tls is None:
         return await open_transport(SocketTransport, protocol_factory, sock)
     loop = asyncio.get_running_loop()
