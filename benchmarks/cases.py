@@ -159,11 +159,31 @@ def _files() -> list[Case]:
     return cases
 
 
+def _encrypted() -> list[Case]:
+    everyone = (*LOOPS, "blocking")
+    anchors = ("asyncio", "asyncio-64k", "uvloop")
+    cases = [
+        Case(
+            "tls-ping", (22,), "ping-pong of 64 B, TLS", "tls-ping", "round trip", 1_500, 200, everyone,
+            anchors, kind="tcp", together=True,
+        )
+    ]  # fmt: skip
+    for workload, word in (("reads", "read"), ("writes", "write"), ("streams", "await-based read")):
+        cases.append(
+            Case(
+                f"tls-{workload}", (22,), f"bulk {word}, TLS", f"tls-{workload}", "MB", 48 * MB, MB, everyone,
+                anchors, ("wall", "cpu"), kind="tcp", options={"piece": 65_536, "batch": 1},
+            )
+        )  # fmt: skip
+    return cases
+
+
 CASES = (
     *_writes(),
     *_reads(),
     *_relays(),
     *_files(),
+    *_encrypted(),
     Case(
         "memory", (19,), "memory of one idle transport, fresh process", "memory", "transport", 3_500, 200,
         (*LOOPS, "twisted"), ("asyncio", "uvloop"), ("bytes",), loads=0, fresh=True,

@@ -121,6 +121,15 @@ class Asyncio(Library):
     async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
         await asyncio.get_running_loop().sendfile(transport, file, fallback=False)
 
+    async def connect_tls(self, protocol: asyncio.BaseProtocol, end: End, trust: Any) -> Any:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: protocol, **options)
+        return transport
+
+    async def stream_tls(self, end: End, trust: Any) -> Stream:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        return _of_streams(*await asyncio.open_connection(**options))
+
 
 def _of_streams(reader: Any, writer: Any) -> Stream:
     async def send(data: bytes) -> None:
@@ -192,6 +201,15 @@ class Fdtransport(Asyncio):
 
     async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
         await self._fdtransport.sendfile(transport, file, fallback=False)
+
+    async def connect_tls(self, protocol: asyncio.BaseProtocol, end: End, trust: Any) -> Any:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        transport, _ = await self._fdtransport.create_connection(lambda: protocol, **options)
+        return transport
+
+    async def stream_tls(self, end: End, trust: Any) -> Stream:
+        options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
+        return _of_streams(*await self._fdtransport.open_connection(**options))
 
     async def relay(self, one: Any, other: Any, copy: bool) -> None:
         from fdtransport.relay import relay

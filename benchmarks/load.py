@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import sys
+from typing import Any
 
 BLOCK = 256 * 1024
 
@@ -59,7 +60,66 @@ def client(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
     return [(64 * order["size"], asked.hexdigest()), (count, heard.hexdigest())]
 
 
-ORDERS = {"sink": sink, "source": source, "client": client}
+def secured(fds: list[int], order: dict[str, Any]) -> Any:
+    """Speak TLS, as the server."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(order["certificate"])
+    return context.wrap_socket(socket.socket(fileno=os.dup(fds[0])), server_side=True)
+
+
+def tls_sink(fds: list[int], order: dict[str, Any]) -> list[tuple[int, str]]:
+    """As sink, through TLS."""
+    total, digest = 0, hashlib.sha256()
+    with secured(fds, order) as sock:
+        while data := sock.recv(BLOCK):
+            total += len(data)
+            if order["check"]:
+                digest.update(data)
+        sock.unwrap().close()
+    return [(total, digest.hexdigest())]
+
+
+def tls_source(fds: list[int], order: dict[str, Any]) -> list[tuple[int, str]]:
+    """As source, through TLS."""
+    size, digest = order["size"], hashlib.sha256()
+    data = random.Random(1).randbytes(size if order["check"] else BLOCK)
+    if order["check"]:
+        digest.update(data)
+    view, sent = memoryview(data), 0
+    with secured(fds, order) as sock:
+        while sent < size:
+            start = sent % len(data)
+            sent += sock.send(view[start : start + min(BLOCK, size - sent)])
+        sock.unwrap().close()
+    return [(sent, digest.hexdigest())]
+
+
+def tls_client(fds: list[int], order: dict[str, Any]) -> list[tuple[int, str]]:
+    """As client, through TLS (whose server it is)."""
+    asked, heard, count = hashlib.sha256(), hashlib.sha256(), 0
+    question = bytes(range(64))
+    with secured(fds, order) as sock:
+        for number in range(order["size"]):
+            if order["check"]:
+                question = number.to_bytes(64, "big")
+                asked.update(question)
+            sock.sendall(question)
+            answer = sock.recv(64)
+            while len(answer) < 64 and (more := sock.recv(64 - len(answer))):
+                answer += more
+            if order["check"]:
+                heard.update(answer)
+            count += len(answer)
+        sock.unwrap().close()
+    return [(64 * order["size"], asked.hexdigest()), (count, heard.hexdigest())]
+
+
+ORDERS = {
+    "sink": sink, "source": source, "client": client,
+    "tls_sink": tls_sink, "tls_source": tls_source, "tls_client": tls_client,
+}  # fmt: skip
 
 
 def main(control: socket.socket) -> None:

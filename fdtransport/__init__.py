@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from ._core.tls import start_tls
 from .activation import ActivationSocket, activation_sockets
 from .endpoints import connect_url, listen_url, open_url
 from .errors import (
@@ -26,6 +27,7 @@ from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
+from .writer import StreamWriter
 
 __all__ = [
     "ActivationSocket",
@@ -49,6 +51,7 @@ __all__ = [
     "StdioTransport",
     "StreamReader",
     "StreamTransport",
+    "StreamWriter",
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
@@ -77,5 +80,6 @@ __all__ = [
     "relay",
     "sendfile",
     "start_server",
+    "start_tls",
     "start_unix_server",
 ]

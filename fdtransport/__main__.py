@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from .endpoints import SCHEMES, Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
 from .progress import progress, size
 from .relay import Relay, RelayResult
+from .tls import explain
 from .urls import Address
 
 __all__ = ["main"]
@@ -27,6 +29,8 @@ endpoints:
   fd:3, fd:3,4              a descriptor, or one to read and one to write
   tcp://host:port           a TCP connection            ?keepalive=SECONDS&timeout=SECONDS
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
+  tls://host:port           TLS, server verified        ?ca=FILE&cert=FILE&key=FILE&sni=NAME&insecure
+  tls+listen://host:port    a TLS server                ?cert=FILE&key=FILE&ca=FILE&backlog=N
   unix:/path, unix:@name    a UNIX connection           ?timeout=SECONDS
   unix+listen:/path         a UNIX server               ?mode=660&backlog=N
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
@@ -37,6 +41,7 @@ examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
   cat big | python -m fdtransport - tcp://host:port
   python -m fdtransport fifo:requests -
+  python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
 
 A listener relays each connection to a new connection of the other endpoint. Exit status: 0; 1 when
 an endpoint cannot be opened or fails; 2 for a wrong command line; 130 after Ctrl-C.
@@ -110,6 +115,8 @@ def _tell(message: str) -> None:
 
 
 def _reason(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return explain(exc)
     if not (isinstance(exc, OSError) and exc.strerror):
         return str(exc) or type(exc).__name__
     if isinstance(exc, TransportError) or not (exc.errno and exc.errno > 0):

@@ -24,6 +24,7 @@ from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 from .tcp import create_connection, create_server
+from .tls import client_context, server_context
 from .unix import create_unix_connection, create_unix_server
 from .urls import (
     Address,
@@ -33,7 +34,9 @@ from .urls import (
     choice,
     descriptor,
     descriptors,
+    file,
     flag,
+    host_name,
     listening_address,
     nothing,
     path,
@@ -145,6 +148,9 @@ async def connect_url(
     ``fd:N``, ``fd:R,W``    a descriptor, or one to read and one to write
     ``tcp://host:port``     ``keepalive=SECONDS`` of silence before the peer is asked whether it
                             is there, ``timeout=SECONDS`` for connecting
+    ``tls://host:port``     as tcp, and the server is verified: by the system's authorities or those
+                            in ``ca=FILE``, for the host's name or ``sni=NAME``; ``cert=FILE`` and
+                            ``key=FILE`` for a certificate of our own; ``insecure`` takes any server
     ``unix:/path``          or ``unix:@name`` (abstract); ``timeout=SECONDS``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
@@ -193,6 +199,8 @@ async def listen_url(protocol_factory: Callable[[], asyncio.BaseProtocol], url: 
     =============================  ==============================================================
     ``tcp+listen://host:port``     ``backlog=N``, ``keepalive=SECONDS``; no host: every interface,
                                    port 0: any that is free (see ``server.sockets``)
+    ``tls+listen://host:port``     ``cert=FILE`` and ``key=FILE`` (PEM), ``backlog=N``; with
+                                   ``ca=FILE`` clients need a certificate of these authorities
     ``unix+listen:/path``          or ``unix+listen:@name``; ``mode=660`` (default 600),
                                    ``backlog=N``
     ``fd+listen:N``                or ``fd:N?listen``; a descriptor that listens already, of any
@@ -249,6 +257,23 @@ async def _tcp_server(factory: Factory, target: Address, options: dict[str, Any]
     return server
 
 
+async def _tls(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    if "context" not in options:  # made once for all connections of an endpoint
+        files = {name: options.get(name) for name in ("ca", "cert", "key")}
+        options["context"] = client_context(**files, insecure=options.get("insecure", False))
+    name = options.get("sni", target.host)
+    async with _within(options):
+        connecting = create_connection(factory, *target, ssl=options["context"], server_hostname=name)
+        transport, protocol = await connecting
+    _keep_alive(transport.get_extra_info("socket"), options)
+    return transport, protocol
+
+
+async def _tls_server(factory: Factory, target: Address, options: dict[str, Any]) -> Server:
+    context = server_context(options["cert"], options["key"], options.get("ca"))
+    return await create_server(factory, *target, ssl=context, backlog=options.get("backlog", 100))
+
+
 async def _unix(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     async with _within(options):
         return await create_unix_connection(factory, target)
@@ -300,6 +325,9 @@ def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
+_CERTIFICATES = file("certificates of authorities")
+_CERTIFICATE = file("a certificate and its chain")
+_KEY = file("a key")
 
 SCHEMES: dict[str, Scheme] = {
     "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),
@@ -311,6 +339,32 @@ SCHEMES: dict[str, Scheme] = {
         None,
         {"backlog": _BACKLOG, "keepalive": _ALIVE},
         listen=_tcp_server,
+    ),
+    "tls": Scheme(
+        "tls://host:port",
+        address,
+        _tls,
+        {
+            "ca": _CERTIFICATES,
+            "cert": _CERTIFICATE,
+            "key": _KEY,
+            "sni": host_name(),
+            "insecure": flag(),
+            "keepalive": _ALIVE,
+            "timeout": seconds(),
+        },
+    ),
+    "tls+listen": Scheme(
+        "tls+listen://host:port",
+        listening_address,
+        None,
+        {
+            "cert": replace(_CERTIFICATE, required=True),
+            "key": replace(_KEY, required=True),
+            "ca": _CERTIFICATES,
+            "backlog": _BACKLOG,
+        },
+        listen=_tls_server,
     ),
     "unix": Scheme("unix:/path", socket_path, _unix, {"timeout": seconds()}),
     "unix+listen": Scheme(

@@ -76,7 +76,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
         tls = Tls(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-        layer = tls.layer(self, protocol, waiter)
+        layer = tls.layer(self, protocol, waiter, strict=False)  # as programs know it from asyncio
         self._make_socket_transport(rawsock, layer, extra=extra, server=server)
         return layer._app_transport
 

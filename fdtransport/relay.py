@@ -26,6 +26,9 @@ from .ways import Moved, Side, Way
 
 __all__ = ["Moved", "Relay", "RelayResult", "relay"]
 
+#: Seconds of silence after which an end that cannot be told of the other's end is closed.
+SILENCE = 10.0
+
 
 @dataclass(slots=True)
 class RelayResult:
@@ -60,6 +63,9 @@ async def relay(
     An end of file is passed on, after all that came before it, by ``write_eof()`` where the other
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
     with everything sent. When an end is lost, what was read from it is still delivered to the other.
+
+    TLS has no half-close. When it is what an end of file should be passed on to, the other direction
+    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end.
 
     *linger*: seconds that the second direction may go on after the first has ended; None: as long as
     it wants. What the other end has not taken by then is dropped.
@@ -186,13 +192,22 @@ class Relay:
                     side.transport.close()
             self.side_lost()
         elif not way.broken:
-            way.sink.end()
+            told = way.sink.end()
             if self._linger is not None and self._timer is None:
                 self._timer = self._loop.call_later(self._linger, self._expire)
+            elif not told and self._timer is None:
+                self._expire_after_silence(-1)
 
     def _expire(self) -> None:
         for way in self._ways:
             way.cut()
+
+    def _expire_after_silence(self, before: int) -> None:
+        moved = self.result.a_to_b.bytes + self.result.b_to_a.bytes
+        if moved == before:
+            self._expire()
+        else:
+            self._timer = self._loop.call_later(SILENCE, self._expire_after_silence, moved)
 
     def side_lost(self) -> None:
         """A transport has ended, or nothing is left to do."""

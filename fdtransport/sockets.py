@@ -20,7 +20,7 @@ from ._core.lifecycle import Event
 from ._core.opening import open_transport
 from ._core.rights import PassesDescriptors
 from ._core.stream import StreamTransport
-from ._core.tls import Tls
+from ._core.tls import Tls, shake_hands
 from .errors import EndpointError
 from .streams import StreamReader, stream_protocol, stream_writer
 
@@ -75,8 +75,6 @@ class SocketTransport(StreamTransport):
     """
 
     __slots__ = ()
-
-    _start_tls_compatible = True
 
     @property
     def _sendfile_compatible(self) -> Any:
@@ -226,20 +224,26 @@ def listening_socket(fd: int) -> socket.socket:
 async def connect_socket(
     protocol_factory: Callable[[], P], sock: socket.socket, tls: Tls | None
 ) -> tuple[Any, P]:
-    """A transport on a connected socket; when this raises, the socket is the caller's."""
+    """A transport on a connected socket; when this raises, the socket is the caller's, and closed
+    if it was the handshake that failed."""
     if tls is None:
         return await open_transport(transport_class(sock), protocol_factory, sock)
     loop = asyncio.get_running_loop()
     protocol = protocol_factory()
     waiter = loop.create_future()
     layer = tls.layer(loop, protocol, waiter)
-    transport = transport_class(sock)(loop, sock, layer)
+    app = layer._app_transport
     try:
-        await waiter
+        transport = transport_class(sock)(loop, sock, layer)
+    except BaseException:
+        app.abort()  # it would warn that it was never closed
+        raise
+    try:
+        await shake_hands(layer, waiter)
     except BaseException:
         transport._give_back()
         raise
-    return layer._app_transport, protocol
+    return app, protocol
 
 
 class TlsOptions(TypedDict, total=False):

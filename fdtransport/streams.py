@@ -5,7 +5,7 @@ the descriptor itself, from the task that wants the bytes, and waits for the loo
 are none: no callback, buffer and wake-up per piece. While nobody reads, at most one piece is read
 ahead; then the kernel's own buffer holds the peer back.
 
-The writer is asyncio's own ``StreamWriter``.
+The writer is an ``asyncio.StreamWriter`` whose ``start_tls`` works on every loop.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ._core import syscalls
 from ._core.opening import open_transport
 from ._core.reading import READ_SIZE
 from ._core.stream import StreamTransport
+from .writer import StreamWriter, with_our_writer
 
 __all__ = ["StreamReader", "StreamReaderProtocol", "open_streams", "stream_protocol", "stream_writer"]
 
@@ -142,6 +143,11 @@ class StreamReader(asyncio.StreamReader):
         if transport is not None and self._held:
             self._held = False
             transport.resume_reading()
+
+    def upgraded(self, transport: asyncio.BaseTransport) -> None:
+        """From now on *transport*, which is over the former one, feeds this reader."""
+        self._transport = transport
+        self._paused = False
 
     def take_unread(self) -> bytes:
         """Give up what was read and not given out."""
@@ -280,7 +286,17 @@ class StreamReader(asyncio.StreamReader):
 class StreamReaderProtocol(asyncio.StreamReaderProtocol):
     """Between a transport and a `StreamReader`; also a protocol that asyncio's TLS can drive."""
 
-    _transport: StreamTransport
+    _transport: Any
+    _over_ssl: bool
+
+    def __init__(
+        self,
+        stream_reader: asyncio.StreamReader,
+        client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        connected = None if client_connected_cb is None else with_our_writer(client_connected_cb)
+        super().__init__(stream_reader, connected, loop=loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reader = self._stream_reader  # type: ignore[attr-defined]
@@ -306,8 +322,16 @@ class StreamReaderProtocol(asyncio.StreamReaderProtocol):
         if reader is not None:
             reader.replaced()
 
+    def upgraded(self, transport: asyncio.Transport) -> None:
+        """TLS has begun: *transport* is written to and feeds the reader from now on."""
+        self._transport = transport
+        self._over_ssl = True
+        reader = self._stream_reader  # type: ignore[attr-defined]
+        if reader is not None:
+            reader.upgraded(transport)
+
     def take_unread(self) -> bytes:
-        """What was read and not given out; for ``detach()``."""
+        """What was read and not given out; for ``detach()`` and TLS."""
         reader = self._stream_reader  # type: ignore[attr-defined]
         return b"" if reader is None else reader.take_unread()
 
@@ -333,7 +357,7 @@ def stream_writer(
     """The writer to *reader*'s other direction. Whoever holds one of them holds both."""
     # asyncio's writer closes the transport when it is collected; one that was never asked for (of
     # a descriptor that can only be read, say) must not end the reading by that.
-    reader._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    reader._writer = StreamWriter(transport, protocol, reader, loop)
     return reader._writer
 
 

@@ -86,13 +86,16 @@ async def create_connection(
     """Connect to a TCP server; a drop-in for ``loop.create_connection``, on every loop and Python.
 
     All options are asyncio's. Returns ``(transport, protocol)`` after ``connection_made``; the
-    transport is a `SocketTransport`, or asyncio's TLS transport over one when *ssl* is given.
+    transport is a `SocketTransport`, or asyncio's TLS transport over one when *ssl* is given. TLS that
+    ends without its goodbye is ``ssl.SSLEOFError`` to the protocol: it may have been cut short on the
+    way (``ssl.OP_IGNORE_UNEXPECTED_EOF`` in the context's options takes it for an ordinary end).
 
     :raises OSError: nobody could be reached; with *all_errors* an ExceptionGroup of one per address.
     :raises ValueError: contradictory options, or *sock* is no stream socket.
     :raises OverflowError: the port is not in 0 to 65535.
 
-    When this raises, and when it is cancelled, nothing stays open, and *sock* is the caller's.
+    When this raises, and when it is cancelled, nothing stays open, and *sock* is the caller's; it is
+    closed if a TLS handshake failed on it.
 
     ::
 

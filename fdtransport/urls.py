@@ -31,7 +31,9 @@ __all__ = [
     "choice",
     "descriptor",
     "descriptors",
+    "file",
     "flag",
+    "host_name",
     "listening_address",
     "nothing",
     "path",
@@ -194,12 +196,13 @@ def listening_address(url: Url) -> Address:
 class Option:
     """An option of a scheme: the function that reads its value, and what that accepts, in words.
 
-    *modes*: the directions in which the endpoint can be opened with it.
+    *modes*: the directions in which the endpoint can be opened with it. *required*: it has to be there.
     """
 
     read: Callable[[str], Any]
     accepts: str
     modes: tuple[str, ...] = ("r", "w", "rw")
+    required: bool = False
 
 
 def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, Any]:
@@ -220,6 +223,9 @@ def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, 
             found[name] = option.read(_decode(url, value) if given else "")
         except ValueError:
             raise EndpointError(f"{url.text!r}: option {name!r} is {option.accepts}, not {value!r}") from None
+    for name, option in known.items():
+        if option.required and name not in found:
+            raise EndpointError(f"{url.text!r}: option {name!r} is missing; it is {option.accepts}")
     return found
 
 
@@ -254,6 +260,27 @@ def whole(low: int, high: int) -> Option:
         return int(value)
 
     return Option(read, f"a whole number from {low} to {high}")
+
+
+def file(what: str) -> Option:
+    """The path of a file with *what*, in PEM form; nobody looks at it here."""
+
+    def read(value: str) -> str:
+        if not value:
+            raise ValueError
+        return value
+
+    return Option(read, f"the path of a PEM file with {what}")
+
+
+def host_name() -> Option:
+    def read(value: str) -> str:
+        if not value:
+            raise ValueError
+        value.encode("idna")
+        return value
+
+    return Option(read, "a host name")
 
 
 def permissions() -> Option:

@@ -146,14 +146,18 @@ class Side(asyncio.Protocol):
         if self.ours or not (self.lost or self.transport.is_closing()):
             self.transport.resume_reading()
 
-    def end(self) -> None:
-        """Pass an end of file on, where there is a way to."""
+    def end(self) -> bool:
+        """Pass an end of file on, where there is a way to. False under TLS, where it would end both."""
         try:
             if not self.transport.is_closing() and self.transport.can_write_eof():
                 self.transport.write_eof()
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
+        return not self._is_tls()
+
+    def _is_tls(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
 
     def gone(self) -> None:
         """The transport is lost, now or since before the relay began."""
@@ -189,7 +193,7 @@ class Side(asyncio.Protocol):
         if self.onward is not None:
             self.onward.source_ended()
         # TLS has no half-close, and asyncio's warns of a true answer.
-        return self.transport.get_extra_info("sslcontext") is None
+        return not self._is_tls()
 
     def pause_writing(self) -> None:
         if self.inward is not None:

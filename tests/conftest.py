@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certificates
 import pytest
 from hypothesis import HealthCheck, settings
-from real_programs import Program, make_certificate
+from real_programs import Program
 
 try:
     import uvloop
@@ -187,18 +188,17 @@ def program(
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The files of a certificate of localhost and of its key."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+    files = certificates.Files(tmp_path_factory.mktemp("tls"))
+    return files.cert, files.key
 
 
 @pytest.fixture
-def served(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    """The context of a server with that certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
+def served() -> ssl.SSLContext:
+    """The context of a server with a certificate of localhost."""
+    return certificates.serving()
 
 
 @pytest.fixture
-def trusting(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    """The context of a client that trusts that certificate only."""
-    return ssl.create_default_context(cafile=certificate[0])
+def trusting() -> ssl.SSLContext:
+    """The context of a client that trusts the authority of that certificate, and nobody else."""
+    return certificates.trusting()

@@ -126,18 +126,3 @@ def folder_of(user: str | None) -> Iterator[Path]:
         if user is not None:
             shutil.chown(name, user)
         yield Path(name)
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of localhost and 127.0.0.1 that is its own authority, and its key."""
-    key, chain = folder / "key.pem", folder / "chain.pem"
-    # fmt: off
-    subprocess.run(
-        [executable("openssl", "openssl"), "req", "-x509", "-newkey", "ec",
-         "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-         "-keyout", key, "-out", chain],
-        check=True, capture_output=True,
-    )
-    # fmt: on
-    return chain, key

@@ -35,6 +35,8 @@ FLOORS = {
     "_core.rights": 2.15,
     "_core.packet": 2.2,
     "_core.opening": 2.3,
+    "_core.tls": 2.3,
+    "writer": 2.35,
     "streams": 2.4,
     "packets": 2.4,
     "ways": 4.0,

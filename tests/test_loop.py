@@ -168,7 +168,7 @@ def test_programs_may_put_marks_on_the_loops_transports_as_on_asyncios():
             transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
             transport.mark = "mine"
             assert transport.mark == "mine"
-            assert type(transport).__name__ == "SocketTransport"
+            assert type(transport).__name__ == "UnixTransport"
             await transport.aclose()
 
     on_our_loop(main())
@@ -180,7 +180,7 @@ def test_a_transport_that_nobody_holds_warns_and_closes():
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
         transport.pause_reading()
         transport._remove_interest()
-        with pytest.warns(ResourceWarning, match=r"unclosed transport <SocketTransport open"):
+        with pytest.warns(ResourceWarning, match=r"unclosed transport <UnixTransport open"):
             transport = gc.collect()
         with far:
             assert far.recv(1) == b""

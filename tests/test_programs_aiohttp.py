@@ -239,7 +239,7 @@ def test_a_unix_socket(program, tmp_path):
             assert await response.read() == BODY
 
     program.run(main())
-    assert program.ours == {"SocketTransport": 2}
+    assert program.ours == {"UnixTransport": 2}
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])

@@ -24,7 +24,7 @@ uvicorn = needed("uvicorn")
 httpx = needed("httpx")
 websockets = needed("websockets")
 
-OURS = "<class 'fdtransport.loop.EventLoop'> <class 'fdtransport.sockets.SocketTransport'>"
+OURS = "<class 'fdtransport.loop.EventLoop'> <class 'fdtransport.sockets.UnixTransport'>"
 BODY = bytes(range(256)) * 16 * 1024
 
 

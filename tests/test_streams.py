@@ -243,7 +243,7 @@ async def test_answers_random_reads_as_asyncio(script):
 async def test_is_an_asyncio_stream():
     async with streams() as (reader, writer, _far):
         assert isinstance(reader, asyncio.StreamReader)
-        assert type(writer) is asyncio.StreamWriter
+        assert isinstance(writer, asyncio.StreamWriter)
         assert isinstance(writer.transport, asyncio.Transport)
         assert writer.get_extra_info("fd") == writer.transport.fileno()
         assert "StreamReader" in repr(reader)

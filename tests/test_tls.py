@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import socket
 import ssl
 
 import pytest
+from certificates import issued, serving, trusting
 
 from fdtransport import (
     create_connection,
@@ -18,8 +22,8 @@ from fdtransport import (
     start_server,
     start_unix_server,
 )
-from fdtransport.testing import RecordingProtocol
-from fdtransport.testing.observe import until
+from fdtransport.testing import FarEnd, RecordingProtocol, TlsEnd
+from fdtransport.testing.observe import turns, until
 
 LOOPBACK = "127.0.0.1"
 BULK = bytes(range(256)) * 4096
@@ -139,23 +143,214 @@ async def test_cancelling_a_handshake_leaves_nothing_open(trusting):
         await until(lambda: not server._connections, "the server's end has gone too")
 
 
-async def test_loop_start_tls_upgrades_a_connection(served, trusting):
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, asyncio.SelectorEventLoop):
-        return  # uvloop upgrades its own transports only
+# -- the handshake -------------------------------------------------------------------------------------
 
-    async def upgraded(reader, writer):
-        assert await reader.readline() == b"STARTTLS\n"
-        writer.write(b"go\n")
-        await writer.start_tls(served)
-        await echo(reader, writer)
 
-    async with await start_server(upgraded, LOOPBACK, 0) as server:
-        reader, writer = await open_connection(*server.sockets[0].getsockname())
-        writer.write(b"STARTTLS\n")
-        assert await reader.readline() == b"go\n"
-        await writer.start_tls(trusting, server_hostname="localhost")
-        await converse(reader, writer)
+@contextlib.asynccontextmanager
+async def beside(connect, far):
+    """Run *connect*, and the handshake of the far end beside it; the far end is closed at the end."""
+    shaking = asyncio.ensure_future(far.handshake())
+    try:
+        yield await connect
+    finally:
+        shaking.cancel()
+        await asyncio.gather(shaking, return_exceptions=True)
+        far.close()
+        await turns(5)
+
+
+def pair(context=None):
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        return near, TlsEnd(listener.accept()[0], context or serving())
+
+
+def connecting(near, protocol=None, context=None, **options):
+    options = {"ssl": context or trusting(), "server_hostname": "localhost", **options}
+    return create_connection(lambda: protocol or RecordingProtocol(), sock=near, **options)
+
+
+async def test_the_handshake_is_over_although_the_protocol_pauses_reading_at_once():
+    near, far = pair()
+    protocol = RecordingProtocol(made=lambda p: p.transport.pause_reading())
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        await far.send(b"data")
+        await far.handshake()
+        assert not protocol.received
+        transport.resume_reading()
+        await until(lambda: protocol.received == b"data", "it came")
+        transport.abort()
+
+
+async def test_the_peer_is_told_why_the_handshake_failed():
+    near, far = pair(serving(issued("example.org")))
+    shaking = asyncio.ensure_future(far.handshake())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connecting(near)
+    with pytest.raises(ssl.SSLError, match="ALERT_BAD_CERTIFICATE"):
+        await shaking
+    far.close()
+
+
+@pytest.mark.parametrize("how", ["cut", "reset"])
+async def test_a_peer_that_goes_in_the_handshake(how):
+    near, far = pair()
+    task = asyncio.ensure_future(connecting(near))
+    await turns(3)
+    getattr(far, how)()
+    with pytest.raises(ConnectionResetError) as caught:
+        await task
+    assert caught.value.errno == errno.ECONNRESET
+
+
+async def test_a_peer_that_speaks_no_tls():
+    near, far = pair()
+    far._sock.send(b"220 hello, I am a plain server\r\n")
+    with pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"):
+        await connecting(near)
+    far.cut()
+
+
+async def test_clients_that_fail_the_handshake_leave_nothing_in_the_server(reports):
+    async with await create_server(RecordingProtocol, LOOPBACK, 0, ssl=serving()) as server:
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(10)]
+        await until(lambda: server._connections == 10, "all were accepted")
+        for number, client in enumerate(clients):
+            if number % 2:
+                client.send(b"GET / HTTP/1.0\r\n\r\n")
+            client.close()
+        await until(lambda: not server._connections, "nothing is left")
+    assert not reports
+
+
+async def test_a_client_that_says_nothing_is_dropped_by_the_server_in_time(reports):
+    options = {"ssl": serving(), "ssl_handshake_timeout": 0.05}
+    async with await create_server(RecordingProtocol, LOOPBACK, 0, **options) as server:
+        with FarEnd(socket.create_connection(server.sockets[0].getsockname())) as far:
+            assert await far.recv_to_end() == b""
+        await until(lambda: not server._connections, "nothing is left")
+    assert not reports
+
+
+# -- the end -------------------------------------------------------------------------------------------
+
+
+async def test_an_end_without_a_goodbye_is_an_error():
+    """Else somebody on the way could cut a message short, and nobody would know."""
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol), far):
+        await far.send(b"pay 100")
+        far.cut()
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.received == b"pay 100"
+        assert isinstance(protocol.reason, ssl.SSLEOFError)
+        assert not protocol.count("eof")
+
+
+async def test_an_end_without_a_goodbye_is_an_error_to_a_reader_after_what_came():
+    near, far = pair()
+    opening = open_connection(sock=near, ssl=trusting(), server_hostname="localhost")
+    async with beside(opening, far) as (reader, writer):
+        await far.send(b"pay 100")
+        far.cut()
+        assert await reader.readexactly(7) == b"pay 100"
+        with pytest.raises(ssl.SSLEOFError):
+            await reader.read()
+        with pytest.raises(ssl.SSLEOFError):
+            await writer.wait_closed()
+
+
+async def test_an_end_without_a_goodbye_while_reading_is_paused_comes_after_the_data():
+    near, far = pair()
+    protocol = RecordingProtocol(made=lambda p: p.transport.pause_reading())
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        await far.handshake()
+        await far.send(BULK[:100_000])
+        far.cut()
+        await turns(20)
+        assert protocol.names == ["made"]
+        transport.resume_reading()
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.received == BULK[:100_000]
+        assert isinstance(protocol.reason, ssl.SSLEOFError)
+
+
+async def test_openssls_own_option_takes_it_for_an_ordinary_end():
+    near, far = pair()
+    context = trusting()
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol, context), far):
+        await far.send(b"pay 100")
+        far.cut()
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.received == b"pay 100"
+        assert protocol.reason is None
+
+
+async def test_a_peer_that_says_goodbye_and_closes_at_once_has_ended_in_good_order():
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        peer = transport.get_extra_info("peername")
+        await far.send(b"bye")
+        far.close()
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.names == ["made", "data", "eof", "lost"]
+        assert protocol.reason is None
+        assert transport.get_extra_info("peername") == peer
+
+
+async def test_what_comes_after_close_is_dropped_and_is_no_error():
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        await far.handshake()
+        far.send_now(BULK[:100_000])
+        transport.close()
+        far.send_now(BULK[:100_000])
+        assert await far.recv() == b""
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.reason is None
+
+
+async def test_a_peer_that_never_answers_the_goodbye_is_waited_for_no_longer_than_asked():
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol, ssl_shutdown_timeout=0.05), far) as (transport, _):
+        await far.handshake()
+        transport.close()
+        await until(lambda: protocol.lost, "it was lost")
+        assert isinstance(protocol.reason, TimeoutError)
+
+
+async def test_closing_while_reading_is_paused_still_hears_the_goodbye():
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        await far.handshake()
+        transport.pause_reading()
+        await far.send(b"unread")
+        transport.close()
+        assert await far.recv() == b""
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.reason is None
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+async def test_a_reset_in_the_middle_is_told_with_its_errno(paused):
+    near, far = pair()
+    protocol = RecordingProtocol()
+    async with beside(connecting(near, protocol), far) as (transport, _):
+        await far.handshake()
+        if paused:
+            transport.pause_reading()
+        far.reset()
+        await turns(5)
+        transport.resume_reading()
+        await until(lambda: protocol.lost, "it was lost")
+        assert protocol.reason.errno == errno.ECONNRESET
 
 
 OPTIONS = [

@@ -197,7 +197,7 @@ class BaseTransport(Backpressure):
 
     def _give_back(self) -> None:
         """End without closing the descriptor: the helper that made this transport failed."""
-        if self._state not in (State.LOSING, State.CLOSED):
+        if self._state is not State.CLOSED:
             self._remove_interest()
             self._queue.clear()
             self._let_go(Handle.release)

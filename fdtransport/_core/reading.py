@@ -17,7 +17,7 @@ from .base import BaseTransport
 from .lifecycle import Event, State
 from .readiness import Pump, events_of
 
-__all__ = ["READ_SIZE", "ByteReading", "ReadyProtocol"]
+__all__ = ["MORE_SIZE", "READ_SIZE", "ByteReading", "ReadyProtocol"]
 
 READ_SIZE = 64 * 1024
 #: After a full read: as much as glibc still has at hand, just under where it starts to map memory.

@@ -71,6 +71,23 @@ class StreamTransport(ByteReading, asyncio.Transport):
                     handle.forget()
         return super()._let_go(how)
 
+    # -- TLS ----------------------------------------------------------------------------------
+
+    @property
+    def _start_tls_compatible(self) -> bool:
+        # What loop.start_tls() asks.
+        return self._rfd >= 0 and self._wfd >= 0
+
+    def _check_upgrade(self) -> None:
+        """Raise if TLS cannot start here, and the connection is to go on without it.
+
+        :raises RuntimeError: one direction has ended, or somebody else writes here.
+        """
+        if self._state.ended:
+            raise RuntimeError("Cannot start TLS after write_eof()")
+        if self._flow.producer is not None:
+            raise RuntimeError(f"{self._flow.producer!r} is registered, and would write past TLS")
+
     # -- what an adapter may override ---------------------------------------------------------
 
     def can_write_eof(self) -> bool:

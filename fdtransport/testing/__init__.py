@@ -48,6 +48,7 @@ from .memory import (
 from .observe import Idle, descriptors, idle_cost, pattern
 from .promises import Breach, ContractViolation, Features, Maker, Promise, detect_features
 from .recording import RecordingBufferedProtocol, RecordingDatagramProtocol, RecordingProtocol
+from .tls_end import TlsEnd
 
 __all__ = [
     "ERRNOS",
@@ -68,6 +69,7 @@ __all__ = [
     "RecordingDatagramProtocol",
     "RecordingProducer",
     "RecordingProtocol",
+    "TlsEnd",
     "check_half_close",
     "check_packet_transport",
     "check_producers",
