@@ -9,7 +9,6 @@ import socket
 import ssl as _ssl
 import struct
 from asyncio import constants, transports
-from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypedDict, TypeVar
@@ -18,6 +17,7 @@ from ._core.accept import Server
 from ._core.addresses import is_tcp, set_nodelay
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
+from ._core.socket_object import Borrowed, known_of
 from ._core.stream import StreamTransport
 from ._core.tls import Tls
 from .streams import StreamReader, stream_protocol, stream_writer
@@ -37,15 +37,6 @@ __all__ = [
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
-
-
-class _Borrowed(socket.socket):
-    """A socket object for a bare descriptor: it closes it when it is told to, and never by itself."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        self.detach()
 
 
 # loop.sendfile() serves only what isinstance() takes for this class of asyncio's, and a class with
@@ -83,10 +74,7 @@ class SocketTransport(StreamTransport):
         if handle is None or handle is not self._writing_handle:
             raise ValueError("a stream socket is one descriptor for both directions")
         if not isinstance(handle.file, socket.socket):
-            try:
-                handle.file = _Borrowed(fileno=handle.fd)
-            except OSError as exc:
-                raise OSError(exc.errno, f"{exc.strerror}: {handle.file!r}") from None
+            handle.file = Borrowed.of(handle.file)
         sock = handle.file
         check_stream(sock)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -115,18 +103,7 @@ class SocketTransport(StreamTransport):
         if self._reading_handle is None:
             return None
         sock: Any = self._reading_handle.file
-        value: Any = None
-        try:
-            if name == "socket":
-                value = TransportSocket(sock)
-            elif name == "sockname":
-                value = sock.getsockname()
-            elif name == "peername":
-                value = sock.getpeername()
-            elif name == "peercred" and sock.family == socket.AF_UNIX:
-                value = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        except (OSError, AttributeError):
-            return None  # not connected any more, or not on this system
+        value = known_of(sock, name)
         if value is not None and self._extra is not None:
             self._extra[name] = value
         return value
@@ -146,7 +123,7 @@ class SocketTransport(StreamTransport):
     def detach(self) -> Any:
         """As on every transport; a bare descriptor comes back as the number that it was."""
         detached = super().detach()
-        if isinstance(detached.file, _Borrowed):
+        if isinstance(detached.file, Borrowed):
             return detached._replace(file=detached.file.detach())
         return detached
 

@@ -280,8 +280,9 @@ async def test_an_error_of_an_earlier_record_is_told_once_to_whoever_calls_next(
             with FaultPlan() as plan:
                 plan.fail("read", 2, errno.ECONNREFUSED, fd=stream.transport.fileno())
                 far.send(b"one")
+                far.send(b"two")
                 await until(lambda: stream._errors)
-            assert await stream.recv() == b"one"
+            assert [await stream.recv(), await stream.recv()] == [b"one", b"two"]
             with pytest.raises(ConnectionRefusedError):
                 await call()
             await stream.send(b"sent")
