@@ -5,6 +5,7 @@ from ._core.flow import Producer
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
+from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
 from .endpoints import connect_url, listen_url, open_url
 from .errors import (
     BufferLimitError,
@@ -27,6 +28,7 @@ from .unix import create_unix_connection, create_unix_server, open_unix_connecti
 __all__ = [
     "BufferLimitError",
     "CloseReason",
+    "DatagramTransport",
     "DescriptorInUseError",
     "Detached",
     "EndpointError",
@@ -53,11 +55,13 @@ __all__ = [
     "connect_url",
     "connect_write_pipe",
     "create_connection",
+    "create_datagram_endpoint",
     "create_server",
     "create_unix_connection",
     "create_unix_server",
     "listen_url",
     "open_connection",
+    "open_datagram_endpoint",
     "open_fd",
     "open_fifo",
     "open_packet_fd",

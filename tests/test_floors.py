@@ -24,8 +24,10 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.endpoint_socket": 1.3,
     "_core.root": 1.5,
     "_core.interest": 1.6,
+    "_core.socket_object": 1.6,
     "_core.backpressure": 1.7,
     "_core.base": 2.0,
     "_core.reading": 2.05,
@@ -45,7 +47,10 @@ FLOORS = {
 }
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
-BUILDS_ON = {"fifo": {"pipes"}, "pty": {"processes"}, "tcp": {"sockets"}, "unix": {"sockets"}}
+BUILDS_ON = {
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "pty": {"processes"}, "sessions": {"datagrams"},
+    "tcp": {"sockets"}, "unix": {"sockets"},
+}  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.

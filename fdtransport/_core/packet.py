@@ -37,6 +37,13 @@ _ANSWERS = (
 )  # fmt: skip
 _REFUSALS = (*_ANSWERS, errno.EDESTADDRREQ, errno.EINVAL, errno.ENOTCONN, errno.EPERM)
 
+_READING_RECORDS: ErrnoTable = {
+    **COMMON,
+    **dict.fromkeys(_ANSWERS, Meaning.RECORD),
+    errno.ENOBUFS: Meaning.RECORD,  # the queue of the kernel overran (netlink(7))
+}
+_WRITING_RECORDS: ErrnoTable = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
+
 
 class PacketTransport(BaseTransport, asyncio.DatagramTransport):
     """Records on any descriptor that has them. A drop-in for asyncio's datagram transport.
@@ -51,12 +58,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
 
-    _READ_ERRORS: ErrnoTable = {
-        **COMMON,
-        **dict.fromkeys(_ANSWERS, Meaning.RECORD),
-        errno.ENOBUFS: Meaning.RECORD,  # the queue of the kernel overran (netlink(7))
-    }
-    _WRITE_ERRORS: ErrnoTable = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
+    _READ_ERRORS = _READING_RECORDS
+    _WRITE_ERRORS = _WRITING_RECORDS
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The socket object of a transport: found for a bare descriptor, and what it tells about itself."""
+"""What every transport on a socket has: the socket object, and what it tells about itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from asyncio.trsock import TransportSocket
 from typing import Any
 
 from .handle import FileLike, fileno_of
+from .root import Root
 
-__all__ = ["Borrowed", "known_of"]
+__all__ = ["Borrowed", "OnSocket"]
 
 
 class Borrowed(socket.socket):
@@ -29,18 +30,55 @@ class Borrowed(socket.socket):
         self.detach()
 
 
-def known_of(sock: Any, name: str) -> Any:
-    """Extra info that every socket has: ``socket``, ``sockname``, ``peername``, and ``peercred`` on a
-    UNIX socket of Linux (process id, user id, group id). None where there is none."""
-    try:
-        if name == "socket":
-            return TransportSocket(sock)
-        if name == "sockname":
-            return sock.getsockname()
-        if name == "peername":
-            return sock.getpeername()
-        if name == "peercred" and sock.family == socket.AF_UNIX:
-            return struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    except (OSError, AttributeError):
-        pass  # not connected any more, or not on this system
-    return None
+class OnSocket(Root):
+    """A part of a transport. Extra info: ``socket``, ``sockname``, ``peername``, ``fd`` and, on a UNIX
+    socket of Linux, ``peercred`` (process id, user id, group id)."""
+
+    __slots__ = ()
+
+    def _take_socket(self, kind: str) -> Any:
+        """The socket object, made for a bare descriptor; the peer's name is kept."""
+        handle = self._reading_handle
+        if handle is None or handle is not self._writing_handle:
+            raise ValueError(f"a {kind} socket is one descriptor for both directions")
+        if not isinstance(handle.file, socket.socket):
+            handle.file = Borrowed.of(handle.file)
+        return handle.file
+
+    def _keep_peer(self) -> None:
+        """A reset takes the peer's name away: know it before."""
+        if self._extra is None:
+            self._extra = {}
+        if "peername" not in self._extra:
+            self._extra["peername"] = self._find_extra("peername")
+
+    def _find_extra(self, name: str) -> Any:
+        if self._reading_handle is None:
+            return None
+        sock: Any = self._reading_handle.file
+        value: Any = None
+        try:
+            if name == "socket":
+                value = TransportSocket(sock)
+            elif name == "sockname":
+                value = sock.getsockname()
+            elif name == "peername":
+                value = sock.getpeername()
+            elif name == "peercred" and sock.family == socket.AF_UNIX:
+                value = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except (OSError, AttributeError):
+            return None  # not connected any more, or not on this system
+        if value is not None and self._extra is not None:
+            self._extra[name] = value
+        return value
+
+    def _keep_extra(self) -> None:
+        if self._reading_handle is not None and self._extra is not None and "sockname" not in self._extra:
+            self._find_extra("sockname")
+
+    def detach(self) -> Any:
+        """As on every transport; a bare descriptor comes back as the number that it was."""
+        detached = super().detach()  # type: ignore[misc]
+        if isinstance(detached.file, Borrowed):
+            return detached._replace(file=detached.file.detach())
+        return detached

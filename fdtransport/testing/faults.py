@@ -19,6 +19,7 @@ import asyncio
 import errno as _errno
 import inspect
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -46,7 +47,12 @@ ERRNOS: Final = (
 )  # fmt: skip
 
 #: Calls that move bytes: only for them does a transient errno mean "later".
-_MOVERS = frozenset({"read", "write", "readv", "writev", "preadv", "pwritev", "splice", "sendfile"})
+_MOVERS = frozenset(
+    {
+        "read", "write", "readv", "writev", "preadv", "pwritev", "splice", "sendfile", "recvfrom", "send",
+        "sendto",
+    }
+)  # fmt: skip
 #: Calls with a second descriptor, and where it stands.
 _TWO_FDS = {"splice": 1, "sendfile": 1, "dup2": 1}
 
@@ -181,6 +187,7 @@ class FaultPlan:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             fds = [args[i] for i in ((0,) if second is None else (0, second)) if i < len(args)]
+            fds = [fd.fileno() if isinstance(fd, socket.socket) else fd for fd in fds]
             fds = [fd for fd in fds if isinstance(fd, int)]
             fd = fds[0] if fds else -1
             rules = [rule for rule in self._rules if rule.applies(name, fds)]
