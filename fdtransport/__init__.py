@@ -6,7 +6,7 @@ from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
-from .endpoints import connect_url, listen_url, open_url
+from .endpoints import connect_url, listen_url, open_packet_url, open_url
 from .errors import (
     BufferLimitError,
     DescriptorInUseError,
@@ -19,6 +19,7 @@ from .fifo import FifoTransport, connect_fifo, open_fifo
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
+from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import Server, SocketTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
@@ -28,6 +29,7 @@ from .unix import create_unix_connection, create_unix_server, open_unix_connecti
 __all__ = [
     "BufferLimitError",
     "CloseReason",
+    "DatagramServer",
     "DatagramTransport",
     "DescriptorInUseError",
     "Detached",
@@ -41,6 +43,7 @@ __all__ = [
     "Relay",
     "RelayResult",
     "Server",
+    "SessionTransport",
     "SocketTransport",
     "StdioTransport",
     "StreamReader",
@@ -56,6 +59,7 @@ __all__ = [
     "connect_write_pipe",
     "create_connection",
     "create_datagram_endpoint",
+    "create_datagram_server",
     "create_server",
     "create_unix_connection",
     "create_unix_server",
@@ -65,6 +69,7 @@ __all__ = [
     "open_fd",
     "open_fifo",
     "open_packet_fd",
+    "open_packet_url",
     "open_pipe",
     "open_stdio",
     "open_unix_connection",

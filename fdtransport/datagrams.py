@@ -101,15 +101,18 @@ class DatagramTransport(OnSocket, PacketTransport):
         self._sock = sock
         self._keep_peer()
         peer = self.get_extra_info("peername") if sock.family not in _ALWAYS_NAMED else None
-        self._connected = peer is not None
         if self._address is None:
             self._address = peer
+        self._find_peer(sock, connected=peer is not None)
+
+    def _find_peer(self, sock: socket.socket, *, connected: bool) -> None:
+        self._connected = connected
         has_connections = sock.type == socket.SOCK_SEQPACKET
         self._READ_ERRORS = PacketTransport._READ_ERRORS if has_connections else _READ_ERRORS
         self._WRITE_ERRORS = PacketTransport._WRITE_ERRORS if has_connections else _WRITE_ERRORS
         # unix_dgram_poll() looks at the queue of the peer of a connected socket only. Another one is
         # always writable, also while whoever it sends to takes no more.
-        self._blind = sock.family == _UNIX and not self._connected
+        self._blind = sock.family == _UNIX and not connected
 
     def _receive(self) -> tuple[bytes, Any]:
         record = syscalls.recvfrom(self._sock, self._max_size, _TRUNC)

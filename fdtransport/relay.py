@@ -8,6 +8,7 @@ Each direction has one engine, chosen once:
                 another library: read into one buffer, written from it
     callbacks   what is read from is a transport of another library (TLS, for instance): what it
                 delivers is written
+    records     an end has records (see ``records``)
 
 A slow reader holds its writer back: one pipe or one buffer of bytes at most is between the two.
 """
@@ -17,11 +18,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ._core.spare import Stock, stock_of
+from .packets import PacketStream
+from .records import PIECE, Framing, Lengths, Pieces, RecordSide, RecordWay
 from .ways import Moved, Side, Way
+
+#: Seconds that the way back may go on when the first direction has ended and there is no way to tell the
+#: other end: a datagram socket would be waited for for ever.
+GRACE = 1.0
 
 __all__ = ["Moved", "Relay", "RelayResult", "relay"]
 
@@ -47,14 +56,22 @@ class RelayResult:
 
 
 async def relay(
-    a: Any, b: Any, *, linger: float | None = None, copy: bool = False, one_way: bool = False
+    a: Any,
+    b: Any,
+    *,
+    linger: float | None = None,
+    copy: bool = False,
+    one_way: bool = False,
+    record_size: int = PIECE,
+    frame: int | None = None,
 ) -> RelayResult:
     """Send what comes from *a* to *b*, and what comes from *b* to *a*, until both have ended.
 
-    *a* and *b*: transports or (reader, writer) pairs, of this library or of another. They are the
-    relay's from now on, and it closes them at the end. What a reader holds goes first, after what
-    still waits to be written. Their protocols get no more data, and are told of the loss. (What came
-    before is theirs: a protocol that wants none of it pauses reading in ``connection_made``.)
+    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, and this library's
+    transports of records and `PacketStream` objects. They are the relay's from now on, and it closes them
+    at the end. What a reader holds goes first, after what still waits to be written. Their protocols get
+    no more data, and are told of the loss. (What came before is theirs: a protocol that wants none of it
+    pauses reading in ``connection_made``.)
 
     An end of file is passed on, after all that came before it, by ``write_eof()`` where the other
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
@@ -66,14 +83,24 @@ async def relay(
     *one_way*: from *a* to *b* only. What *b* sends is read and dropped then, as it is where *a* has
     no write side.
 
+    *record_size*: bytes of the largest record that is made of what a byte stream sends: 1400, which fits
+    into one packet of most networks. What is read from it at once becomes records of that size and a
+    shorter one; what a record holds is written to it as it is.
+    *frame*: 2 or 4: in the byte stream each record comes after its length, a big-endian number of so many
+    bytes, and keeps its boundaries.
+
+    Between two ends with records, each record stays one, and a full queue of the one pauses the other. An
+    error that concerns one record is counted and no end. An end of file cannot be told to a datagram
+    socket: without *linger*, its answers are waited for one second then.
+
     Returns a `RelayResult`: bytes and engine each way, seconds, and the error if an end failed. The
     error is returned rather than raised because a peer that resets is daily bread to a relay; call
     ``raise_for_error()`` where it is not. `Relay` shows the counts while they grow.
 
     Cancelling aborts both ends: what was read and not written yet is lost. No descriptor is.
 
-    :raises TypeError: an end is no byte stream.
-    :raises ValueError: the ends are the same, or no bytes can go between them.
+    :raises TypeError: an end is no transport, or one of records that cannot pause.
+    :raises ValueError: the ends are the same, no bytes can go between them, or options do not fit them.
 
     ::
 
@@ -81,7 +108,8 @@ async def relay(
             result = await relay((reader, writer), await open_connection("127.0.0.1", 80))
             print(result.a_to_b.bytes, result.b_to_a.bytes)
     """
-    return await Relay(a, b, linger=linger, copy=copy, one_way=one_way).run()
+    made = Relay(a, b, linger=linger, copy=copy, one_way=one_way, record_size=record_size, frame=frame)
+    return await made.run()
 
 
 class Relay:
@@ -91,8 +119,21 @@ class Relay:
     """
 
     def __init__(
-        self, a: Any, b: Any, *, linger: float | None = None, copy: bool = False, one_way: bool = False
+        self,
+        a: Any,
+        b: Any,
+        *,
+        linger: float | None = None,
+        copy: bool = False,
+        one_way: bool = False,
+        record_size: int = PIECE,
+        frame: int | None = None,
     ) -> None:
+        self._framing: Callable[[], Framing] = (
+            partial(Pieces, record_size) if frame is None else partial(Lengths, frame)
+        )
+        self._framing()  # tells what is wrong
+        self._framed = frame is not None
         self.result = RelayResult()
         self._ends = (a, b)
         self._linger = linger
@@ -138,16 +179,28 @@ class Relay:
         if {a_source, a_sink} & {b_source, b_sink} - {None}:
             raise ValueError(f"both ends of the relay are {self._ends[0]!r}")
         if a_source and b_sink:
-            self._ways.append(Way(self, a_source, b_sink, self.result.a_to_b))
+            self._ways.append(self._way(a_source, b_sink, self.result.a_to_b))
         if b_source and a_sink and not self._one_way:
-            self._ways.append(Way(self, b_source, a_sink, self.result.b_to_a))
+            self._ways.append(self._way(b_source, a_sink, self.result.b_to_a))
         if not self._ways:
             raise ValueError("no bytes can go from {!r} to {!r}".format(*self._ends))
+
+    def _way(self, source: Side, sink: Side, moved: Moved) -> Way:
+        with_records = isinstance(source, RecordSide) + isinstance(sink, RecordSide)
+        if self._framed and with_records != 1:
+            raise ValueError("frame is for a byte stream at one end and records at the other")
+        return (
+            RecordWay(self, source, sink, moved, self._framing())
+            if with_records
+            else Way(self, source, sink, moved)
+        )
 
     def _sides_of(self, name: str, end: Any) -> tuple[Side | None, Side | None]:
         """Where *end* is read and where it is written: often the same, None where there is none."""
         reader, writer = end if isinstance(end, tuple) and len(end) == 2 else (end, end)
         stream = None
+        if isinstance(end, PacketStream):
+            reader = writer = end.transport
         if isinstance(reader, asyncio.StreamReader):
             stream, reader = reader, reader._transport  # type: ignore[attr-defined]
         if isinstance(writer, asyncio.StreamWriter):
@@ -157,10 +210,13 @@ class Relay:
         return (source if source.can_read() else None), (sink if sink.can_write() else None)
 
     def _side(self, name: str, transport: Any) -> Side:
-        if hasattr(transport, "sendto") or not hasattr(transport, "set_protocol"):
-            # Records will have an engine of their own, one record at a time.
-            raise TypeError(f"a relay is between byte streams, which {transport!r} is not")
-        return self._sides.setdefault(id(transport), Side(self, name, transport))
+        has_records = hasattr(transport, "sendto")
+        if not hasattr(transport, "set_protocol") or (
+            has_records and not hasattr(transport, "pause_reading")
+        ):
+            raise TypeError(f"a relay is between transports that can pause, which {transport!r} is not")
+        make = RecordSide if has_records else Side
+        return self._sides.setdefault(id(transport), make(self, name, transport))
 
     def _start(self) -> None:
         for way in self._ways:
@@ -186,8 +242,9 @@ class Relay:
             self.side_lost()
         elif not way.broken:
             way.sink.end()
-            if self._linger is not None and self._timer is None:
-                self._timer = self._loop.call_later(self._linger, self._expire)
+            linger = GRACE if self._linger is None and way.sink.endless else self._linger
+            if linger is not None and self._timer is None:
+                self._timer = self._loop.call_later(linger, self._expire)
 
     def _expire(self) -> None:
         for way in self._ways:

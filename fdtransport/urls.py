@@ -29,7 +29,9 @@ __all__ = [
     "choice",
     "descriptors",
     "flag",
+    "group",
     "listening_address",
+    "name",
     "nothing",
     "path",
     "permissions",
@@ -238,6 +240,26 @@ def whole(low: int, high: int) -> Option:
         return int(value)
 
     return Option(read, f"a whole number from {low} to {high}")
+
+
+def group() -> Option:
+    """The address of a multicast group."""
+
+    def read(value: str) -> str:
+        if not ipaddress.ip_address(value.partition("%")[0]).is_multicast:
+            raise ValueError
+        return value
+
+    return Option(read, "a multicast address, as 239.1.2.3 or ff15::7")
+
+
+def name() -> Option:
+    def read(value: str) -> str:
+        if not re.fullmatch(r"[^/\s]{1,63}", value):
+            raise ValueError
+        return value
+
+    return Option(read, "the name of an interface, or its address")
 
 
 def permissions() -> Option:

@@ -31,7 +31,13 @@ class Moved:
     bytes: int = 0
     """Handed to the other end."""
     engine: str = ""
-    """``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
+    """``splice``, ``copy``, ``callbacks`` or ``records``; empty where there is no such direction."""
+    records: int = 0
+    """Records handed to the other end, where one of the ends has records."""
+    refused: int = 0
+    """Errors of single records that the other end has told."""
+    refusal: Exception | None = None
+    """The last of them."""
 
 
 class Owner(Protocol):
@@ -47,6 +53,7 @@ class Owner(Protocol):
 
 class Side(asyncio.Protocol):
     """One transport of a relay, and its protocol meanwhile (a `ReadyProtocol` where it is ours)."""
+
 
     def __init__(self, relay: Owner, name: str, transport: Any) -> None:
         self.relay = relay
@@ -84,6 +91,11 @@ class Side(asyncio.Protocol):
     def at_end(self) -> bool:
         """Whether nothing more can be read, and that was told before the relay began."""
         return self.lost or (self.ours and not self.transport._state.reads)
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is no way, ever, to tell this end that nothing more comes."""
+        return False
 
     def is_tcp(self) -> bool:
         try:

@@ -37,6 +37,7 @@ FLOORS = {
     "streams": 2.4,
     "packets": 2.4,
     "ways": 4.0,
+    "records": 4.05,
     "progress": 4.0,
     "endpoints": 4.1,
     "relay": 4.1,

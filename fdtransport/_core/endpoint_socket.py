@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from .addresses import resolve
 from .multicast import Group, configure, is_multicast, join
 from .socket_file import bind_unix, dial_unix, remover
 
-__all__ = ["Endpoint", "Made", "check_records", "make_socket"]
+__all__ = ["Endpoint", "Made", "check_records", "make_socket", "make_sockets"]
 
+_UNIX = getattr(socket, "AF_UNIX", -1)
 Pair = tuple[int, int, Any, Any]  # family, protocol, local address, remote address
 
 
@@ -78,6 +80,32 @@ async def make_socket(wanted: Endpoint) -> Made:
         failures.clear()  # a circle with this frame
 
 
+async def make_sockets(wanted: Endpoint) -> list[Made]:
+    """A socket for each local address that this machine has; nothing stays open when this raises.
+
+    :raises OSError: an address is taken, or there is none.
+    """
+    all_made: list[Made] = []
+    missing: OSError | None = None
+    try:
+        for pair in await _pairs(wanted):
+            try:
+                all_made.append(await _try(wanted, *pair, alone=True))
+            except OSError as exc:
+                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = exc
+        if missing is not None and not all_made:
+            raise missing
+    except BaseException:
+        for made in all_made:
+            made.undo()
+        raise
+    finally:
+        missing = None  # a circle with this frame
+    return all_made
+
+
 async def _pairs(wanted: Endpoint) -> list[Pair]:
     """The addresses to try, each with its family."""
     local, remote = wanted.local_addr, wanted.remote_addr
@@ -85,11 +113,11 @@ async def _pairs(wanted: Endpoint) -> list[Pair]:
         if wanted.family == 0:
             raise ValueError("unexpected address family")
         return [(wanted.family, wanted.proto, None, None)]
-    if wanted.family == getattr(socket, "AF_UNIX", None):
+    if wanted.family == _UNIX:
         for addr in (local, remote):
             if addr is not None and not isinstance(addr, str | bytes | os.PathLike):
                 raise TypeError("string is expected")
-        return [(wanted.family, wanted.proto, local and os.fspath(local), remote and os.fspath(remote))]
+        return [(wanted.family, wanted.proto, _path(local), _path(remote))]
     if wanted.family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
         return [(wanted.family, wanted.proto, local, remote)]  # its addresses need no lookup
     found: dict[tuple[int, int], list[Any]] = {}
@@ -98,7 +126,8 @@ async def _pairs(wanted: Endpoint) -> list[Pair]:
             continue
         if not (isinstance(addr, tuple) and len(addr) == 2):
             raise TypeError("2-tuple is expected")
-        infos = await resolve(*addr, wanted.family, wanted.proto, wanted.flags, wanted.type)
+        host, port = addr
+        infos = await resolve(host or None, port, wanted.family, wanted.proto, wanted.flags, wanted.type)
         for family, _, proto, _, address in infos:
             found.setdefault((family, proto), [None, None])[place] = address
     pairs = [
@@ -111,7 +140,13 @@ async def _pairs(wanted: Endpoint) -> list[Pair]:
     return pairs
 
 
-async def _try(wanted: Endpoint, family: int, proto: int, local: Any, remote: Any) -> Made:
+def _path(addr: Any) -> Any:
+    return addr if addr is None else os.fspath(addr)
+
+
+async def _try(
+    wanted: Endpoint, family: int, proto: int, local: Any, remote: Any, *, alone: bool = False
+) -> Made:
     sock = _new_socket(family, wanted.type, proto)
     made = Made(sock, None, None)
     try:
@@ -122,8 +157,11 @@ async def _try(wanted: Endpoint, family: int, proto: int, local: Any, remote: An
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if wanted.allow_broadcast:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if alone and family == socket.AF_INET6:
+            # Else it would take the IPv4 port as well, for which there is a socket of its own.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         configure(sock, wanted.ttl, wanted.loopback, wanted.interface)
-        if local:
+        if local or (local == "" and family == _UNIX):
             made = made._replace(remove=await _bind(sock, local, wanted.mode))
         for group in wanted.join:
             join(sock, *((group, wanted.interface) if isinstance(group, str) else group))
@@ -156,7 +194,7 @@ def _name(value: int, names: Any) -> str:
 
 
 async def _bind(sock: socket.socket, local: Any, mode: int) -> Callable[[], None] | None:
-    if sock.family == getattr(socket, "AF_UNIX", None):
+    if sock.family == _UNIX:
         await bind_unix(sock, local, mode)
         return remover(local)
     if sock.family in (socket.AF_INET, socket.AF_INET6) and is_multicast(local[0]):
@@ -171,7 +209,7 @@ async def _bind(sock: socket.socket, local: Any, mode: int) -> Callable[[], None
 
 
 async def _connect(sock: socket.socket, remote: Any) -> None:
-    if sock.family == getattr(socket, "AF_UNIX", None):
+    if sock.family == _UNIX:
         await dial_unix(sock, remote)
     else:
         await asyncio.get_running_loop().sock_connect(sock, remote)

@@ -131,7 +131,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 self._deliver(batch)
                 if not self._paused:
                     self._note_hangup()
-                    self._step(Event.EOF_CLOSE)
+                    self._step(self._end_told())
                 return
             if batch is not None:
                 batch.append((data, addr))
@@ -158,6 +158,20 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 raise
             except BaseException as exc:
                 self._data_failed("packets_received", exc)
+
+    def _end_told(self) -> Event:
+        """A datagram protocol knows no ends. One that has ``eof_received`` may keep the write side, as of
+        a byte stream."""
+        told = getattr(self._protocol, "eof_received", None)
+        keep = False
+        if told is not None:
+            try:
+                keep = told()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._data_failed("eof_received", exc)
+        return Event.EOF_KEEP if keep else Event.EOF_CLOSE
 
     def _data_failed(self, name: str, exc: BaseException) -> None:
         self._callback_failed(f"Fatal error: protocol.{name}() call failed.", exc)
