@@ -154,10 +154,10 @@ def parse_url(url: str, mode: str | None = None) -> Endpoint:
         raise EndpointError(f"{url!r} cannot be opened with mode {mode!r}, only {allowed}")
     target = scheme.target(parts)
     options = read_options(parts, scheme.options, mode)
-    of_no_use = _OF_NO_USE[options.get("type", "stream")] if "type" in scheme.options and scheme.listen else ()
-    for option in of_no_use:
-        if option in options:
-            raise EndpointError(f"{url!r}: option {option!r} is of no use with this type of socket")
+    if scheme.listen is not None and "type" in scheme.options:
+        for option in _OF_NO_USE[options.get("type", "stream")]:
+            if option in options:
+                raise EndpointError(f"{url!r}: option {option!r} is of no use with this type of socket")
     return Endpoint(url, scheme, target, mode, options)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ._core import syscalls
-from ._core.packet import PacketTransport
 from ._core.reading import READ_SIZE
 from .packets import PacketStream
 from .ways import Moved, Owner, Side, Way
@@ -88,9 +87,7 @@ class Lengths:
 
     def join(self, record: bytes) -> bytes:
         if len(record) > self._most:
-            what = (
-                f"a record of {len(record)} bytes; a length of {self._width} bytes has {self._most} at most"
-            )
+            what = f"a record of {len(record)} bytes, and a frame has {self._most} at most"
             raise OSError(errno.EMSGSIZE, what)
         return len(record).to_bytes(self._width, "big") + record
 
@@ -113,10 +110,10 @@ class RecordSide(Side, asyncio.DatagramProtocol):
         return sock is not None and sock.type == socket.SOCK_SEQPACKET
 
     def can_write(self) -> bool:
-        return self.lost or getattr(self.transport, "_wfd", 0) >= 0
+        return self.lost or self.transport._wfd >= 0
 
     def at_end(self) -> bool:
-        return self.lost or (isinstance(self.transport, PacketTransport) and not self.transport._state.reads)
+        return self.lost or not self.transport._state.reads
 
     def take_over(self) -> None:
         super().take_over()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ._core.packet import PacketTransport
 from ._core.spare import Stock, stock_of
 from .packets import PacketStream
 from .records import PIECE, Framing, Lengths, Pieces, RecordSide, RecordWay
@@ -99,7 +100,7 @@ async def relay(
 
     Cancelling aborts both ends: what was read and not written yet is lost. No descriptor is.
 
-    :raises TypeError: an end is no transport, or one of records that cannot pause.
+    :raises TypeError: an end is no transport, or another library's one of records.
     :raises ValueError: the ends are the same, no bytes can go between them, or options do not fit them.
 
     ::
@@ -210,11 +211,11 @@ class Relay:
         return (source if source.can_read() else None), (sink if sink.can_write() else None)
 
     def _side(self, name: str, transport: Any) -> Side:
-        has_records = hasattr(transport, "sendto")
-        if not hasattr(transport, "set_protocol") or (
-            has_records and not hasattr(transport, "pause_reading")
-        ):
-            raise TypeError(f"a relay is between transports that can pause, which {transport!r} is not")
+        has_records = isinstance(transport, PacketTransport)
+        if not hasattr(transport, "set_protocol") or (hasattr(transport, "sendto") and not has_records):
+            # Datagram transports of others cannot pause.
+            what = "a relay is between byte streams, and this library's transports of records"
+            raise TypeError(f"{what}, which {transport!r} is not")
         make = RecordSide if has_records else Side
         return self._sides.setdefault(id(transport), make(self, name, transport))
 

@@ -107,9 +107,9 @@ async def test_a_socket_is_given_alone(make):
         with pytest.raises(ValueError, match=r"can not be used when sock is specified. \(local_addr="):
             await make(LOCAL, sock=sock)
         assert sock.fileno() >= 0
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        with pytest.raises(ValueError, match="A datagram socket was expected"):
-            await make(sock=sock)
+    stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with stream, pytest.raises(ValueError, match="A datagram socket was expected"):
+        await make(sock=stream)
 
 
 @pytest.mark.parametrize("make", [by_us, by_asyncio])
@@ -542,10 +542,10 @@ async def test_the_file_is_removed_at_the_end_only_if_it_is_still_ours(tmp_path)
 
 async def test_an_abstract_name_leaves_no_file(tmp_path):
     name = f"\0fdtransport-{os.getpid()}-{id(tmp_path)}"
-    async with endpoint(name, family=socket.AF_UNIX) as (_, protocol):
-        async with endpoint(remote_addr=name, family=socket.AF_UNIX) as (client, _):
-            client.sendto(b"hello")
-            await until(lambda: protocol.records == [b"hello"], "it came")
+    unix = {"family": socket.AF_UNIX}
+    async with endpoint(name, **unix) as (_, protocol), endpoint(remote_addr=name, **unix) as (client, _):
+        client.sendto(b"hello")
+        await until(lambda: protocol.records == [b"hello"], "it came")
 
 
 async def test_a_path_that_is_too_long_or_a_directory_is_one_clear_error(tmp_path):
