@@ -118,9 +118,10 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         budget = self._budget
         batch: list[tuple[bytes, Any]] | None = [] if hasattr(self._protocol, "packets_received") else None
         left = RECORD_BYTES
+        receive = self._receive
         for count in range(budget):
             try:
-                data, addr = self._receive()
+                data, addr = receive()
             except OSError as exc:
                 self._budget = count or 1
                 self._deliver(batch)
@@ -262,20 +263,24 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 self._send(data, addr)
                 return
             except OSError as exc:
-                verdict = meaning(exc, self._WRITE_ERRORS)
-                if verdict is Meaning.RECORD:
-                    self._refused(exc)
-                elif verdict is Meaning.FATAL:
-                    self._write_failed(exc)
-                elif self._keep(data, addr):
-                    if verdict is Meaning.AGAIN:
-                        self._add_writer()
-                    else:
-                        self._breathe(exc)
+                self._not_sent(exc, data, addr)
         else:
             self._keep(data, addr)
         if self._queue.size > self._mark:
             self._check_flow()
+
+    def _not_sent(self, exc: OSError, data: BytesLike, addr: Any) -> None:
+        """The kernel did not take a record at once."""
+        verdict = meaning(exc, self._WRITE_ERRORS)
+        if verdict is Meaning.RECORD:
+            self._refused(exc)
+        elif verdict is Meaning.FATAL:
+            self._write_failed(exc)
+        elif self._keep(data, addr):
+            if verdict is Meaning.AGAIN:
+                self._add_writer()
+            else:
+                self._breathe(exc)
 
     def _keep(self, data: BytesLike, addr: Any) -> bool:
         """Queue a record; False when it would pass the hard limit."""
