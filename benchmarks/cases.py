@@ -198,6 +198,19 @@ CASES = (
         (*LOOPS, "twisted", "trio", "blocking"), ("asyncio", "uvloop"), loads=0, strace=(200, 800),
         valgrind=(200, 800),
     ),
+    *(
+        Case(
+            f"udp-{word}-{piece}", (23,), f"{title}, {piece} B, one thread", f"udp-{word}", "record", 20_480,
+            1_024, (*LOOPS, "blocking"), ("asyncio", "asyncio-64k", "uvloop"), loads=0,
+            options={"piece": piece},
+        )
+        for word, title in (("receive", "UDP receive, 64 waiting"), ("send", "UDP send, 64 a turn"))
+        for piece in (64, 1_400)
+    ),
+    Case(
+        "udp-echo", (23,), "UDP echo of 64 B, one at a time", "udp-echo", "round trip", 3_000, 200, LOOPS,
+        ("asyncio", "asyncio-64k", "uvloop"), kind="udp", together=True,
+    ),
 )  # fmt: skip
 
 BY_NAME = {case.name: case for case in CASES}

@@ -1,4 +1,4 @@
-"""Connected pairs of descriptors, in the three kinds that the workloads use."""
+"""Connected pairs of descriptors, in the kinds that the workloads use."""
 
 from __future__ import annotations
 
@@ -54,10 +54,20 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
+def udp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets that are connected to each other."""
+    near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    near.bind(("127.0.0.1", 0))
+    far.bind(("127.0.0.1", 0))
+    near.connect(far.getsockname())
+    far.connect(near.getsockname())
+    return near, far
+
+
 def pair(kind: str, flow: str) -> tuple[End, End]:
     """A (near, far) pair; `flow` says what the near end does: "in", "out" or "both" (pipes differ)."""
     if kind != "pipe":
-        near, far = tcp_pair() if kind == "tcp" else socket.socketpair()
+        near, far = {"tcp": tcp_pair, "udp": udp_pair}.get(kind, socket.socketpair)()
         return End.of_socket(kind, near), End.of_socket(kind, far)
     here, there = End(kind), End(kind)
     if flow != "out":

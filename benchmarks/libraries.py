@@ -115,6 +115,11 @@ class Asyncio(Library):
         transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=sock)
         return transport
 
+    async def datagrams(self, protocol: asyncio.BaseProtocol, sock: Any) -> Any:
+        """A datagram transport on a connected socket."""
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, sock=sock)  # type: ignore[type-var]
+        return transport
+
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=1024)
 
@@ -152,6 +157,7 @@ class Asyncio64k(Asyncio):
         from asyncio import selector_events, unix_events
 
         selector_events._SelectorSocketTransport.max_size = 65_536  # type: ignore[attr-defined]
+        selector_events._SelectorDatagramTransport.max_size = 65_536  # type: ignore[attr-defined]
         unix_events._UnixReadPipeTransport.max_size = 65_536  # type: ignore[attr-defined]
 
 
@@ -195,6 +201,10 @@ class Fdtransport(Asyncio):
 
     async def stream(self, end: End) -> Stream:
         return _of_streams(*await self._fdtransport.open_fd(end.file))
+
+    async def datagrams(self, protocol: asyncio.BaseProtocol, sock: Any) -> Any:
+        transport, _ = await self._fdtransport.create_datagram_endpoint(lambda: protocol, sock=sock)
+        return transport
 
     async def serve(self, factory: Callable[[], Any], sock: Any) -> Any:
         return await self._fdtransport.create_server(factory, sock=sock, backlog=1024)

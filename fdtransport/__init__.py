@@ -7,7 +7,8 @@ from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
 from .activation import ActivationSocket, activation_sockets
-from .endpoints import connect_url, listen_url, open_url
+from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
+from .endpoints import connect_url, listen_url, open_packet_url, open_url
 from .errors import (
     BufferLimitError,
     DescriptorInUseError,
@@ -22,6 +23,7 @@ from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .relay import Relay, RelayResult, relay
+from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
@@ -33,6 +35,8 @@ __all__ = [
     "ActivationSocket",
     "BufferLimitError",
     "CloseReason",
+    "DatagramServer",
+    "DatagramTransport",
     "DescriptorInUseError",
     "Detached",
     "EndpointError",
@@ -47,6 +51,7 @@ __all__ = [
     "Relay",
     "RelayResult",
     "Server",
+    "SessionTransport",
     "SocketTransport",
     "StdioTransport",
     "StreamReader",
@@ -64,15 +69,19 @@ __all__ = [
     "connect_url",
     "connect_write_pipe",
     "create_connection",
+    "create_datagram_endpoint",
+    "create_datagram_server",
     "create_server",
     "create_unix_connection",
     "create_unix_server",
     "listen_url",
     "new_event_loop",
     "open_connection",
+    "open_datagram_endpoint",
     "open_fd",
     "open_fifo",
     "open_packet_fd",
+    "open_packet_url",
     "open_pipe",
     "open_stdio",
     "open_unix_connection",

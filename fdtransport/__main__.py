@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from .endpoints import SCHEMES, Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
 from .progress import progress, size
+from .records import LONGEST, PIECE
 from .relay import Relay, RelayResult
 from .tls import explain
 from .urls import Address
@@ -31,8 +32,10 @@ endpoints:
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
   tls://host:port           TLS, server verified        ?ca=FILE&cert=FILE&key=FILE&sni=NAME&insecure
   tls+listen://host:port    a TLS server                ?cert=FILE&key=FILE&ca=FILE&backlog=N
-  unix:/path, unix:@name    a UNIX connection           ?timeout=SECONDS
-  unix+listen:/path         a UNIX server               ?mode=660&backlog=N
+  udp://host:port           a UDP socket                ?broadcast&ttl=N&interface=NAME
+  udp+listen://host:port    a UDP server                ?idle=SECONDS&sessions=N&join=GROUP
+  unix:/path, unix:@name    a UNIX connection           ?timeout=SECONDS&type=stream|datagram|seqpacket
+  unix+listen:/path         a UNIX server               ?mode=660&backlog=N&type=...
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   file:/path                a file                      ?append&create=yes|no|new
@@ -43,7 +46,9 @@ examples:
   python -m fdtransport fifo:requests -
   python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
 
-A listener relays each connection to a new connection of the other endpoint. Exit status: 0; 1 when
+A listener relays each connection to a new connection of the other endpoint; of UDP, each address that
+sends is one. A record becomes bytes as it is, and what is read from a stream at once becomes records of
+--record bytes and a shorter one; --frame keeps the boundaries in the stream. Exit status: 0; 1 when
 an endpoint cannot be opened or fails; 2 for a wrong command line; 130 after Ctrl-C.
 """
 STDIO = SCHEMES["stdio"]
@@ -82,6 +87,13 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _record(text: str) -> int:
+    value = _count(text)
+    if value > LONGEST:
+        raise ValueError
+    return value
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="python -m fdtransport",
@@ -101,6 +113,12 @@ def _parser() -> _Parser:
     parser.add_argument("--one", action="store_true", help="a listener serves one connection and ends")
     parser.add_argument(
         "--max", type=_count, metavar="N", help="a listener relays N connections at once; others wait"
+    )
+    parser.add_argument(
+        "--record", type=_record, default=PIECE, metavar="N", help="bytes of a record made of a stream (1400)"
+    )
+    parser.add_argument(
+        "--frame", type=int, choices=(2, 4), help="in the stream, each record has its length before it"
     )
     parser.add_argument("--stats", action="store_true", help="tell at the end what was moved, on stderr")
     parser.add_argument("--progress", action="store_true", help="tell meanwhile, on stderr")
@@ -131,6 +149,9 @@ class _Quiet(asyncio.Protocol):
 
     def __init__(self, made: Callable[[Any], None] | None = None) -> None:
         self._made = made
+
+    def error_received(self, exc: Exception) -> None:
+        """One record was refused: the relay will be told of the next."""
 
     def connection_made(self, transport: Any) -> None:
         with contextlib.suppress(NotImplementedError):
@@ -211,7 +232,8 @@ class Command:
     async def _relay_with(self, opened: Any, endpoint: Endpoint, other: Endpoint) -> None:
         """Open *other* as well, and relay between it and *opened*, which is of *endpoint*."""
         try:
-            writes, reads = _can(lambda: opened.write(b"")), _can(opened.resume_reading)
+            writes = endpoint.records or _can(lambda: opened.write(b""))
+            reads = _can(opened.resume_reading)
             if reads:
                 opened.pause_reading()
             useful = {"r": writes, "w": reads}
@@ -232,7 +254,16 @@ class Command:
         return transport
 
     async def _relay(self, a: Any, b: Any) -> None:
-        relay = Relay(a, b, linger=self.options.linger, copy=self.options.copy, one_way=self.a.mode == "r")
+        options = self.options
+        relay = Relay(
+            a,
+            b,
+            linger=options.linger,
+            copy=options.copy,
+            one_way=self.a.mode == "r",
+            record_size=options.record,
+            frame=options.frame,
+        )
         task = asyncio.current_task()
         self._running[task] = relay
         try:
@@ -248,7 +279,13 @@ class Command:
                 (self.done.b_to_a, relay.result.b_to_a),
             ):
                 total.bytes += moved.bytes
+                total.records += moved.records
+                total.refused += moved.refused
+                total.refusal = moved.refusal or total.refusal
                 total.engine = total.engine or moved.engine
+        for moved, sink in ((result.a_to_b, self.b), (result.b_to_a, self.a)):
+            if moved.refusal is not None:
+                _tell(f"{sink}: {moved.refused} records refused, the last: {_reason(moved.refusal)}")
         if result.error is not None:
             failed = self.a if result.failed == "a" else self.b
             if not (failed.scheme is STDIO and isinstance(result.error, BrokenPipeError)):
@@ -316,6 +353,8 @@ def _print_stats(command: Command, seconds: float) -> None:
         if moved.engine:
             rate = f"{size(moved.bytes / seconds)}/s" if seconds else "-"
             _tell(f"{source} > {sink}: {moved.bytes} bytes in {seconds:.3f} s, {rate}, {moved.engine}")
+        if moved.refused:
+            _tell(f"{source} > {sink}: {moved.refused} of {moved.records} records refused")
     if command.connections:
         _tell(f"{command.connections} connections, {command.failures} failed")
 
@@ -357,6 +396,8 @@ def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:
     one_way = one_way or any("rw" not in row.modes for row in rows)
     modes = ("r", "w") if one_way else ("rw", "rw")
     a, b = (parse_url(url, mode) for url, mode in zip(ends, modes, strict=True))
+    if options.frame and a.records == b.records:
+        raise EndpointError("--frame is for a byte stream at one end and records at the other")
     return a, b
 
 

@@ -16,10 +16,14 @@ from typing import Any, TypeVar
 
 from ._core import syscalls
 from ._core.opening import open_transport
+from ._core.socket_file import unix_family
 from ._core.stream import StreamTransport
+from .datagrams import create_datagram_endpoint
 from .errors import EndpointError
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .packets import PacketStream, packet_stream_factory
+from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
@@ -36,8 +40,10 @@ from .urls import (
     descriptors,
     file,
     flag,
+    group,
     host_name,
     listening_address,
+    name,
     nothing,
     path,
     permissions,
@@ -48,7 +54,16 @@ from .urls import (
     whole,
 )
 
-__all__ = ["SCHEMES", "Endpoint", "connect_url", "listen_url", "open_url", "parse_url", "scheme_of"]
+__all__ = [
+    "SCHEMES",
+    "Endpoint",
+    "connect_url",
+    "listen_url",
+    "open_packet_url",
+    "open_url",
+    "parse_url",
+    "scheme_of",
+]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Factory = Callable[[], asyncio.BaseProtocol]
@@ -73,6 +88,8 @@ class Scheme:
     once: bool = False
     """Whether it is there once in a process, and cannot be opened again for the next connection."""
     listen: Listen | None = None
+    records: bool = False
+    """Whether it carries records, and no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,11 @@ class Endpoint:
     @property
     def listens(self) -> bool:
         return self.scheme.listen is not None
+
+    @property
+    def records(self) -> bool:
+        """Whether it carries records, and no bytes."""
+        return self.scheme.records or self.options.get("type", "stream") != "stream"
 
     def __str__(self) -> str:
         return self.url
@@ -135,7 +157,12 @@ def parse_url(url: str, mode: str | None = None) -> Endpoint:
         allowed = " or ".join(scheme.modes)
         raise EndpointError(f"{url!r} cannot be opened with mode {mode!r}, only {allowed}")
     target = scheme.target(parts)
-    return Endpoint(url, scheme, target, mode, read_options(parts, scheme.options, mode))
+    options = read_options(parts, scheme.options, mode)
+    if scheme.listen is not None and "type" in scheme.options:
+        for option in _OF_NO_USE[options.get("type", "stream")]:
+            if option in options:
+                raise EndpointError(f"{url!r}: option {option!r} is of no use with this type of socket")
+    return Endpoint(url, scheme, target, mode, options)
 
 
 async def connect_url(
@@ -151,7 +178,10 @@ async def connect_url(
     ``tls://host:port``     as tcp, and the server is verified: by the system's authorities or those
                             in ``ca=FILE``, for the host's name or ``sni=NAME``; ``cert=FILE`` and
                             ``key=FILE`` for a certificate of our own; ``insecure`` takes any server
-    ``unix:/path``          or ``unix:@name`` (abstract); ``timeout=SECONDS``
+    ``udp://host:port``     records; ``broadcast``, ``ttl=N``, ``loopback=yes|no``, ``interface=NAME``,
+                            ``timeout=SECONDS``
+    ``unix:/path``          or ``unix:@name`` (abstract); ``timeout=SECONDS``; records with
+                            ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
@@ -180,17 +210,41 @@ async def open_url(
 
     *limit*: bytes that ``readline`` and ``readuntil`` accept at most.
 
+    :raises EndpointError: *url* is no endpoint, or one with records (``open_packet_url``).
+
     ::
 
         reader, writer = await open_url("unix:/run/app.sock")
     """
     endpoint = parse_url(url, mode)
+    if endpoint.records:
+        raise EndpointError(f"{url!r} carries records; open_packet_url gives them")
     if endpoint.options.get("eof") == "event":
         raise EndpointError(f"{url!r}: a reader that has ended cannot go on; eof is close or reopen here")
     loop = asyncio.get_running_loop()
     reader, protocol = stream_protocol(limit, loop)
     transport, _ = await endpoint.connect(lambda: protocol)
     return reader, stream_writer(transport, protocol, reader, loop)
+
+
+async def open_packet_url(url: str, *, limit: int = 256) -> PacketStream:
+    """A `PacketStream` (``recv``, ``send``, ``async for``, ``drain``) for what *url* names, where that has
+    records; otherwise as ``connect_url``.
+
+    *limit*: records that wait for ``recv`` before the kernel's own queue has to hold them.
+
+    :raises EndpointError: *url* is no endpoint, or one with bytes (``open_url``).
+
+    ::
+
+        async with await open_packet_url("udp://127.0.0.1:5353") as packets:
+            await packets.send(b"question")
+    """
+    endpoint = parse_url(url)
+    if not endpoint.records:
+        raise EndpointError(f"{url!r} carries bytes; open_url gives a reader and a writer")
+    _, stream = await endpoint.connect(packet_stream_factory(limit))
+    return stream
 
 
 async def listen_url(protocol_factory: Callable[[], asyncio.BaseProtocol], url: str) -> Server:
@@ -201,8 +255,12 @@ async def listen_url(protocol_factory: Callable[[], asyncio.BaseProtocol], url: 
                                    port 0: any that is free (see ``server.sockets``)
     ``tls+listen://host:port``     ``cert=FILE`` and ``key=FILE`` (PEM), ``backlog=N``; with
                                    ``ca=FILE`` clients need a certificate of these authorities
+    ``udp+listen://host:port``     each address that sends is a connection, until it was quiet for
+                                   ``idle=SECONDS`` (60); ``sessions=N`` at once (1024),
+                                   ``join=GROUP``, ``interface=NAME``, ``ttl=N``, ``loopback=yes|no``
     ``unix+listen:/path``          or ``unix+listen:@name``; ``mode=660`` (default 600),
-                                   ``backlog=N``
+                                   ``backlog=N``; ``type=seqpacket``; ``type=datagram`` with
+                                   ``idle`` and ``sessions``
     ``fd+listen:N``                or ``fd:N?listen``; a descriptor that listens already, of any
                                    stream family (from systemd, whose first one is 3);
                                    ``backlog=N`` (default: as it is)
@@ -274,15 +332,40 @@ async def _tls_server(factory: Factory, target: Address, options: dict[str, Any]
     return await create_server(factory, *target, ssl=context, backlog=options.get("backlog", 100))
 
 
-async def _unix(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+async def _udp(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    sending = _without(options, "timeout", "broadcast")
     async with _within(options):
-        return await create_unix_connection(factory, target)
+        return await create_datagram_endpoint(
+            factory, remote_addr=tuple(target), allow_broadcast=options.get("broadcast"), **sending
+        )
+
+
+async def _udp_server(factory: Factory, target: Address, options: dict[str, Any]) -> Server:
+    return await create_datagram_server(factory, tuple(target), **options)
+
+
+async def _unix(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    kind = options.get("type", "stream")
+    async with _within(options):
+        if kind == "stream":
+            return await create_unix_connection(factory, target)
+        # What has no name cannot be answered: the kernel finds an abstract one (autobind of unix(7)).
+        local = "" if kind == "datagram" else None
+        return await create_datagram_endpoint(factory, local, target, family=unix_family(), type=_KINDS[kind])
 
 
 async def _unix_server(factory: Factory, target: str, options: dict[str, Any]) -> Server:
-    return await create_unix_server(
-        factory, target, backlog=options.get("backlog", 100), mode=options.get("mode", 0o600)
-    )
+    kind = options.get("type", "stream")
+    if kind == "stream":
+        return await create_unix_server(
+            factory, target, backlog=options.get("backlog", 100), mode=options.get("mode", 0o600)
+        )
+    serving = _without(options, "type")
+    return await create_datagram_server(factory, target, family=unix_family(), type=_KINDS[kind], **serving)
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 async def _fifo(factory: Factory, target: str, mode: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -328,6 +411,15 @@ _WRITING = ("w",)
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
+_MULTICAST = {"ttl": whole(0, 255), "loopback": flag(), "interface": name()}
+_SESSIONS = {"idle": seconds(), "sessions": whole(1, 1_000_000)}
+_KINDS = {
+    "datagram": socket.SOCK_DGRAM,
+    "seqpacket": socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else 5,
+}
+_KIND = choice("stream", *_KINDS)
+#: Options of a listening UNIX socket that a type of it has no use for.
+_OF_NO_USE = {"stream": ("idle", "sessions"), "seqpacket": ("idle", "sessions"), "datagram": ("backlog",)}
 
 SCHEMES: dict[str, Scheme] = {
     "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),
@@ -366,12 +458,27 @@ SCHEMES: dict[str, Scheme] = {
         },
         listen=_tls_server,
     ),
-    "unix": Scheme("unix:/path", socket_path, _unix, {"timeout": seconds()}),
+    "udp": Scheme(
+        "udp://host:port",
+        address,
+        _udp,
+        {"broadcast": flag(), "timeout": seconds(), **_MULTICAST},
+        records=True,
+    ),
+    "udp+listen": Scheme(
+        "udp+listen://host:port",
+        listening_address,
+        None,
+        {"join": group(), **_SESSIONS, **_MULTICAST},
+        listen=_udp_server,
+        records=True,
+    ),
+    "unix": Scheme("unix:/path", socket_path, _unix, {"timeout": seconds(), "type": _KIND}),
     "unix+listen": Scheme(
         "unix+listen:/path",
         socket_path,
         None,
-        {"backlog": _BACKLOG, "mode": permissions()},
+        {"backlog": _BACKLOG, "mode": permissions(), "type": _KIND, **_SESSIONS},
         listen=_unix_server,
     ),
     "fd+listen": Scheme("fd+listen:N", descriptor, None, {"backlog": _BACKLOG}, listen=_fd_server),

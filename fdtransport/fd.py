@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -11,7 +12,9 @@ from typing import TypeVar
 from ._core.handle import FileLike
 from ._core.opening import open_transport
 from ._core.packet import PacketTransport
+from ._core.socket_object import Borrowed
 from ._core.stream import StreamTransport
+from .datagrams import DatagramTransport
 from .packets import PacketStream, open_packets
 from .streams import DEFAULT_LIMIT, StreamReader, open_streams
 
@@ -82,11 +85,13 @@ async def connect_packet_fd(
     """Put a transport on a descriptor that carries records: one read is one ``datagram_received``.
 
     *max_size*: the largest record in bytes; the kernel cuts longer ones (eventfd and timerfd give 8,
-    a network interface its MTU). Ownership and errors as with ``connect_fd``.
+    a network interface its MTU). Ownership and errors as with ``connect_fd``. A socket, of whatever
+    family, gets a `DatagramTransport`, with addresses, which does not cut.
 
     :raises UnpollableFileError: the descriptor is a regular file.
     """
-    return await open_transport(partial(PacketTransport, max_size=max_size), protocol_factory, fd)
+    make = partial(_record_class(fd), max_size=max_size)
+    return await open_transport(make, protocol_factory, fd)
 
 
 async def open_packet_fd(fd: FileLike, *, max_size: int = 64 * 1024, limit: int = 256) -> PacketStream:
@@ -95,4 +100,14 @@ async def open_packet_fd(fd: FileLike, *, max_size: int = 64 * 1024, limit: int 
     As ``connect_packet_fd``. *limit*: records that wait for ``recv`` before the kernel's own queue
     has to hold them.
     """
-    return await open_packets(partial(PacketTransport, max_size=max_size), fd, limit=limit)
+    return await open_packets(partial(_record_class(fd), max_size=max_size), fd, limit=limit)
+
+
+def _record_class(fd: FileLike) -> type[PacketTransport]:
+    if isinstance(fd, tuple):
+        return PacketTransport
+    try:
+        sock = fd if isinstance(fd, socket.socket) else Borrowed.of(fd)
+    except (OSError, OverflowError, ValueError):
+        return PacketTransport  # no socket; or no open descriptor, which it tells
+    return PacketTransport if sock.type == socket.SOCK_STREAM else DatagramTransport

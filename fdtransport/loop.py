@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, cast
 from ._core.base import BaseTransport
 from ._core.readiness import EventSource
 from ._core.tls import Tls
+from .datagrams import DatagramTransport
 from .pipes import PipeTransport
 from .sockets import SocketTransport, transport_class
 
@@ -79,6 +80,17 @@ class EventLoop(asyncio.SelectorEventLoop):
         layer = tls.layer(self, protocol, waiter, strict=False)  # as programs know it from asyncio
         self._make_socket_transport(rawsock, layer, extra=extra, server=server)
         return layer._app_transport
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> DatagramTransport:
+        make = _like_asyncios(DatagramTransport)
+        return self._registered(make(self, sock, protocol, waiter, extra, address=address))
 
     def _make_read_pipe_transport(
         self,
@@ -156,6 +168,7 @@ class _Unguarded:
 _REACHED_FOR = (
     "_make_socket_transport",
     "_make_ssl_transport",
+    "_make_datagram_transport",
     "_make_read_pipe_transport",
     "_make_write_pipe_transport",
     "_sendfile_native",

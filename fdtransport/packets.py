@@ -13,7 +13,7 @@ from ._core.opening import open_transport
 from ._core.packet import PacketTransport
 from ._core.stream import BytesLike
 
-__all__ = ["PacketStream", "open_packets"]
+__all__ = ["PacketStream", "open_packets", "packet_stream_factory"]
 
 
 class PacketStream(asyncio.DatagramProtocol):
@@ -163,12 +163,17 @@ class PacketStream(asyncio.DatagramProtocol):
             raise StopAsyncIteration from None
 
 
+def packet_stream_factory(limit: int) -> Callable[[], PacketStream]:
+    """The protocol factory of a `PacketStream` that reads on until *limit* records wait."""
+    if limit < 1:
+        raise ValueError(f"limit ({limit!r}) must be at least 1 record")
+    loop = asyncio.get_running_loop()
+    return lambda: PacketStream(loop, limit)
+
+
 async def open_packets(
     make: Callable[..., PacketTransport], file: Any, *, limit: int = 256, **options: Any
 ) -> PacketStream:
     """As ``open_transport``, for a `PacketStream` that reads on until *limit* records wait."""
-    if limit < 1:
-        raise ValueError(f"limit ({limit!r}) must be at least 1 record")
-    loop = asyncio.get_running_loop()
-    _, stream = await open_transport(make, lambda: PacketStream(loop, limit), file, **options)
+    _, stream = await open_transport(make, packet_stream_factory(limit), file, **options)
     return stream

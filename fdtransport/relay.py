@@ -9,6 +9,7 @@ Each direction has one engine, chosen once:
                 another library: read into one buffer, written from it
     callbacks   what is read from is a transport of another library (TLS, for instance): what it
                 delivers is written
+    records     an end has records (see ``records``)
 
 A slow reader holds its writer back: one pipe or one buffer of bytes at most is between the two.
 """
@@ -18,16 +19,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from ._core.packet import PacketTransport
 from ._core.spare import Stock, stock_of
+from .packets import PacketStream
+from .records import PIECE, Framing, Lengths, Pieces, RecordSide, RecordWay
 from .ways import Moved, Side, Way
 
 __all__ = ["Moved", "Relay", "RelayResult", "relay"]
-
-#: Seconds of silence after which an end that cannot be told of the other's end is closed.
-SILENCE = 10.0
 
 
 @dataclass(slots=True)
@@ -51,14 +54,22 @@ class RelayResult:
 
 
 async def relay(
-    a: Any, b: Any, *, linger: float | None = None, copy: bool = False, one_way: bool = False
+    a: Any,
+    b: Any,
+    *,
+    linger: float | None = None,
+    copy: bool = False,
+    one_way: bool = False,
+    record_size: int = PIECE,
+    frame: int | None = None,
 ) -> RelayResult:
     """Send what comes from *a* to *b*, and what comes from *b* to *a*, until both have ended.
 
-    *a* and *b*: transports or (reader, writer) pairs, of this library or of another. They are the
-    relay's from now on, and it closes them at the end. What a reader holds goes first, after what
-    still waits to be written. Their protocols get no more data, and are told of the loss. (What came
-    before is theirs: a protocol that wants none of it pauses reading in ``connection_made``.)
+    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, and this library's
+    transports of records and `PacketStream` objects. They are the relay's from now on, and it closes them
+    at the end. What a reader holds goes first, after what still waits to be written. Their protocols get
+    no more data, and are told of the loss. (What came before is theirs: a protocol that wants none of it
+    pauses reading in ``connection_made``.)
 
     An end of file is passed on, after all that came before it, by ``write_eof()`` where the other
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
@@ -73,14 +84,24 @@ async def relay(
     *one_way*: from *a* to *b* only. What *b* sends is read and dropped then, as it is where *a* has
     no write side.
 
+    *record_size*: bytes of the largest record that is made of what a byte stream sends: 1400, which fits
+    into one packet of most networks. What is read from it at once becomes records of that size and a
+    shorter one; what a record holds is written to it as it is.
+    *frame*: 2 or 4: in the byte stream each record comes after its length, a big-endian number of so many
+    bytes, and keeps its boundaries.
+
+    Between two ends with records, each record stays one, and a full queue of the one pauses the other. An
+    error that concerns one record is counted and no end. An end of file cannot be told to a datagram
+    socket: without *linger*, its answers are waited for one second then.
+
     Returns a `RelayResult`: bytes and engine each way, seconds, and the error if an end failed. The
     error is returned rather than raised because a peer that resets is daily bread to a relay; call
     ``raise_for_error()`` where it is not. `Relay` shows the counts while they grow.
 
     Cancelling aborts both ends: what was read and not written yet is lost. No descriptor is.
 
-    :raises TypeError: an end is no byte stream.
-    :raises ValueError: the ends are the same, or no bytes can go between them.
+    :raises TypeError: an end is no transport, or another library's one of records.
+    :raises ValueError: the ends are the same, no bytes can go between them, or options do not fit them.
 
     ::
 
@@ -88,7 +109,8 @@ async def relay(
             result = await relay((reader, writer), await open_connection("127.0.0.1", 80))
             print(result.a_to_b.bytes, result.b_to_a.bytes)
     """
-    return await Relay(a, b, linger=linger, copy=copy, one_way=one_way).run()
+    made = Relay(a, b, linger=linger, copy=copy, one_way=one_way, record_size=record_size, frame=frame)
+    return await made.run()
 
 
 class Relay:
@@ -98,8 +120,21 @@ class Relay:
     """
 
     def __init__(
-        self, a: Any, b: Any, *, linger: float | None = None, copy: bool = False, one_way: bool = False
+        self,
+        a: Any,
+        b: Any,
+        *,
+        linger: float | None = None,
+        copy: bool = False,
+        one_way: bool = False,
+        record_size: int = PIECE,
+        frame: int | None = None,
     ) -> None:
+        self._framing: Callable[[], Framing] = (
+            partial(Pieces, record_size) if frame is None else partial(Lengths, frame)
+        )
+        self._framing()  # tells what is wrong
+        self._framed = frame is not None
         self.result: RelayResult = RelayResult()
         self._ends = (a, b)
         self._linger = linger
@@ -145,16 +180,28 @@ class Relay:
         if {a_source, a_sink} & {b_source, b_sink} - {None}:
             raise ValueError(f"both ends of the relay are {self._ends[0]!r}")
         if a_source and b_sink:
-            self._ways.append(Way(self, a_source, b_sink, self.result.a_to_b))
+            self._ways.append(self._way(a_source, b_sink, self.result.a_to_b))
         if b_source and a_sink and not self._one_way:
-            self._ways.append(Way(self, b_source, a_sink, self.result.b_to_a))
+            self._ways.append(self._way(b_source, a_sink, self.result.b_to_a))
         if not self._ways:
             raise ValueError("no bytes can go from {!r} to {!r}".format(*self._ends))
+
+    def _way(self, source: Side, sink: Side, moved: Moved) -> Way:
+        with_records = isinstance(source, RecordSide) + isinstance(sink, RecordSide)
+        if self._framed and with_records != 1:
+            raise ValueError("frame is for a byte stream at one end and records at the other")
+        return (
+            RecordWay(self, source, sink, moved, self._framing())
+            if with_records
+            else Way(self, source, sink, moved)
+        )
 
     def _sides_of(self, name: str, end: Any) -> tuple[Side | None, Side | None]:
         """Where *end* is read and where it is written: often the same, None where there is none."""
         reader, writer = end if isinstance(end, tuple) and len(end) == 2 else (end, end)
         stream = None
+        if isinstance(end, PacketStream):
+            reader = writer = end.transport
         if isinstance(reader, asyncio.StreamReader):
             stream, reader = reader, reader._transport  # type: ignore[attr-defined]
         if isinstance(writer, asyncio.StreamWriter):
@@ -164,10 +211,13 @@ class Relay:
         return (source if source.can_read() else None), (sink if sink.can_write() else None)
 
     def _side(self, name: str, transport: Any) -> Side:
-        if hasattr(transport, "sendto") or not hasattr(transport, "set_protocol"):
-            # Records will have an engine of their own, one record at a time.
-            raise TypeError(f"a relay is between byte streams, which {transport!r} is not")
-        return self._sides.setdefault(id(transport), Side(self, name, transport))
+        has_records = isinstance(transport, PacketTransport)
+        if not hasattr(transport, "set_protocol") or (hasattr(transport, "sendto") and not has_records):
+            # Datagram transports of others cannot pause.
+            what = "a relay is between byte streams, and this library's transports of records"
+            raise TypeError(f"{what}, which {transport!r} is not")
+        make = RecordSide if has_records else Side
+        return self._sides.setdefault(id(transport), make(self, name, transport))
 
     def _start(self) -> None:
         for way in self._ways:
@@ -192,22 +242,24 @@ class Relay:
                     side.transport.close()
             self.side_lost()
         elif not way.broken:
-            told = way.sink.end()
-            if self._linger is not None and self._timer is None:
+            silence = way.sink.end()
+            if self._timer is not None:
+                return
+            if self._linger is not None:
                 self._timer = self._loop.call_later(self._linger, self._expire)
-            elif not told and self._timer is None:
-                self._expire_after_silence(-1)
+            elif silence is not None:
+                self._expire_after_silence(silence, -1)
 
     def _expire(self) -> None:
         for way in self._ways:
             way.cut()
 
-    def _expire_after_silence(self, before: int) -> None:
+    def _expire_after_silence(self, silence: float, before: int) -> None:
         moved = self.result.a_to_b.bytes + self.result.b_to_a.bytes
         if moved == before:
             self._expire()
         else:
-            self._timer = self._loop.call_later(SILENCE, self._expire_after_silence, moved)
+            self._timer = self._loop.call_later(silence, self._expire_after_silence, silence, moved)
 
     def side_lost(self) -> None:
         """A transport has ended, or nothing is left to do."""

@@ -8,17 +8,16 @@ import socket
 import ssl as _ssl
 import struct
 from asyncio import constants, transports
-from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from ._core.accept import Server
 from ._core.addresses import is_tcp, set_nodelay
-from ._core.borrowed import BorrowedSocket
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
 from ._core.rights import PassesDescriptors
+from ._core.socket_object import OnSocket, PeerCredentials
 from ._core.stream import StreamTransport
 from ._core.tls import Tls, shake_hands
 from .errors import EndpointError
@@ -44,21 +43,13 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
-class PeerCredentials(NamedTuple):
-    """Who made the other end of a UNIX connection: SO_PEERCRED of unix(7). Extra info ``peercred``."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
 # loop.sendfile() serves only what isinstance() takes for this class of asyncio's, and a class with
 # __slots__ of its own cannot inherit from it. isinstance() believes __class__ as well.
 _FlowControlMixin: type = getattr(transports, "_FlowControlMixin", asyncio.Transport)
 _KnownToAsyncio = type("SocketTransport", (_FlowControlMixin,), {"__slots__": ()})
 
 
-class SocketTransport(StreamTransport):
+class SocketTransport(OnSocket, StreamTransport):
     """A connected stream socket: TCP, UNIX or any other family.
 
     A drop-in for the transport that asyncio's ``create_connection`` and ``create_server`` give, also
@@ -86,23 +77,12 @@ class SocketTransport(StreamTransport):
     def _check_kind(self) -> None:
         if isinstance(self._server, Server):
             return  # accept(2) gives what the listening socket is, options included
-        handle = self._reading_handle
-        if handle is None or handle is not self._writing_handle:
-            raise ValueError("a stream socket is one descriptor for both directions")
-        if not isinstance(handle.file, socket.socket):
-            try:
-                handle.file = BorrowedSocket(fileno=handle.fd)
-            except OSError as exc:
-                raise OSError(exc.errno, f"{exc.strerror}: {handle.file!r}") from None
-        sock = handle.file
+        sock = self._take_socket("stream")
         check_stream(sock)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"a connected socket was expected, and this one listens: {sock!r}")
         set_nodelay(sock)
-        if self._extra is None:
-            self._extra = {}
-        if "peername" not in self._extra:  # a reset takes it away
-            self._extra["peername"] = self._find_extra("peername")
+        self._keep_peer()
 
     def _register(self) -> None:
         if not isinstance(self._server, Server):
@@ -118,45 +98,9 @@ class SocketTransport(StreamTransport):
                 self._step(Event.READ_ERROR, exc)
         super()._begun()
 
-    def _find_extra(self, name: str) -> Any:
-        if self._reading_handle is None:
-            return None
-        sock: Any = self._reading_handle.file
-        value: Any = None
-        try:
-            if name == "socket":
-                value = TransportSocket(sock)
-            elif name == "sockname":
-                value = sock.getsockname()
-            elif name == "peername":
-                value = sock.getpeername()
-            elif name == "peercred" and sock.family == socket.AF_UNIX:
-                packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                value = PeerCredentials(*struct.unpack("iII", packed))
-        except (OSError, AttributeError):
-            return None  # not connected any more, or not on this system
-        if value is not None and self._extra is not None:
-            self._extra[name] = value
-        return value
-
-    def _keep_extra(self) -> None:
-        handle: Any = self._reading_handle
-        if handle is not None and self._extra is not None and "sockname" not in self._extra:
-            try:
-                self._extra["sockname"] = handle.file.getsockname()
-            except OSError:
-                pass
-
     def can_write_eof(self) -> bool:
         """True: ``write_eof()`` ends the write side by shutdown(2)."""
         return True
-
-    def detach(self) -> Any:
-        """As on every transport; a bare descriptor comes back as the number that it was."""
-        detached = super().detach()
-        if isinstance(detached.file, BorrowedSocket):
-            return detached._replace(file=detached.file.detach())
-        return detached
 
     def _reset(self) -> None:
         if self._reading_handle is not None:

@@ -33,8 +33,10 @@ __all__ = [
     "descriptors",
     "file",
     "flag",
+    "group",
     "host_name",
     "listening_address",
+    "name",
     "nothing",
     "path",
     "permissions",
@@ -281,6 +283,26 @@ def host_name() -> Option:
         return value
 
     return Option(read, "a host name")
+
+
+def group() -> Option:
+    """The address of a multicast group."""
+
+    def read(value: str) -> str:
+        if not ipaddress.ip_address(value.partition("%")[0]).is_multicast:
+            raise ValueError
+        return value
+
+    return Option(read, "a multicast address, as 239.1.2.3 or ff15::7")
+
+
+def name() -> Option:
+    def read(value: str) -> str:
+        if not re.fullmatch(r"[^/\s]{1,63}", value):
+            raise ValueError
+        return value
+
+    return Option(read, "the name of an interface, or its address")
 
 
 def permissions() -> Option:

@@ -21,6 +21,8 @@ from ._core.stream import StreamTransport
 
 __all__ = ["Moved", "Side", "Way"]
 
+#: Seconds of silence after which an end under TLS, which cannot be told of the other's end, is closed.
+TLS_SILENCE = 10.0
 #: Moves per wake-up, so that one relay cannot starve the others.
 MOVES = 4
 
@@ -32,7 +34,13 @@ class Moved:
     bytes: int = 0
     """Handed to the other end."""
     engine: str = ""
-    """``sendfile``, ``splice``, ``copy`` or ``callbacks``; empty where there is no such direction."""
+    """``sendfile``, ``splice``, ``copy``, ``callbacks`` or ``records``; empty for no such direction."""
+    records: int = 0
+    """Records handed to the other end, where one of the ends has records."""
+    refused: int = 0
+    """Errors of single records that the other end has told."""
+    refusal: Exception | None = None
+    """The last of them."""
 
 
 class Owner(Protocol):
@@ -48,6 +56,7 @@ class Owner(Protocol):
 
 class Side(asyncio.Protocol):
     """One transport of a relay, and its protocol meanwhile (a `ReadyProtocol` where it is ours)."""
+
 
     def __init__(self, relay: Owner, name: str, transport: Any) -> None:
         self.relay = relay
@@ -146,15 +155,18 @@ class Side(asyncio.Protocol):
         if self.ours or not (self.lost or self.transport.is_closing()):
             self.transport.resume_reading()
 
-    def end(self) -> bool:
-        """Pass an end of file on, where there is a way to. False under TLS, where it would end both."""
+    def end(self) -> float | None:
+        """Pass an end of file on, where there is a way to; else seconds of silence until all is over.
+
+        Under TLS it would end both directions.
+        """
         try:
             if not self.transport.is_closing() and self.transport.can_write_eof():
                 self.transport.write_eof()
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
-        return not self._is_tls()
+        return TLS_SILENCE if self._is_tls() else None
 
     def _is_tls(self) -> bool:
         return self.transport.get_extra_info("sslcontext") is not None

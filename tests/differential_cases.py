@@ -382,6 +382,25 @@ async def _(peer: Peer) -> None:
     assert got == sent, f"{len(got)} of 200"
 
 
+@case("a connected UDP endpoint lives on after ECONNREFUSED, and hears the next datagram")
+async def _(peer: Peer) -> None:
+    far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    far.bind(("127.0.0.1", 0))
+    address = far.getsockname()
+    near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    near.connect(address)
+    far.close()
+    protocol = Log()
+    transport = await peer.records(lambda: protocol, near)
+    transport.sendto(b"to nobody")
+    await until(lambda: protocol.errors, "the error is told")
+    assert getattr(protocol.errors[0], "errno", 0) == errno.ECONNREFUSED, protocol.errors
+    far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    far.bind(address)
+    far.sendto(b"hello", transport.get_extra_info("sockname"))
+    await until(lambda: protocol.records == [b"hello"], "the datagram comes")
+
+
 # -- servers -----------------------------------------------------------------------------------------
 
 

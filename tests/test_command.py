@@ -639,3 +639,85 @@ def test_help_names_every_scheme(capsys):
     shown = capsys.readouterr().out
     for name in SCHEMES:
         assert name == "stdio" or f"  {name}:" in shown
+
+
+# -- records -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def udp_echo():
+    """The port of a UDP server that answers in capitals."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+        def serve():
+            while (request := sock.recvfrom(65536))[0] != b"stop":
+                sock.sendto(request[0].upper(), request[1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield sock.getsockname()[1]
+        sock.sendto(b"stop", sock.getsockname())
+        thread.join(PATIENCE)
+
+
+def test_standard_input_goes_to_udp_and_the_answer_comes_back(udp_echo):
+    status, output, errors = run("-", f"udp://127.0.0.1:{udp_echo}", "--stats", data=b"hello")
+    assert (status, output) == (0, b"HELLO")
+    assert "5 bytes" in errors
+    assert "records" in errors
+
+
+def test_each_address_that_sends_to_a_udp_listener_is_a_connection(udp_echo):
+    with running("udp+listen://127.0.0.1:0?idle=5", f"udp://127.0.0.1:{udp_echo}", "--stats") as child:
+        port = port_of(child)
+        for _ in range(3):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(PATIENCE)
+                client.connect(("127.0.0.1", port))
+                for record in (b"one", b"", b"three"):
+                    client.send(record)
+                    assert client.recv(100) == record.upper()
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=PATIENCE)
+        assert child.returncode == 0
+        assert b"3 connections, 0 failed" in errors
+
+
+def test_seqpacket_records_become_bytes_and_the_end_ends_it(tmp_path):
+    path, out = tmp_path / "x.sock", tmp_path / "out"
+    with running(f"unix+listen:{path}?type=seqpacket", f"file:{out}", "-u", "--one", "--frame", 2) as child:
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            while client.connect_ex(str(path)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            client.send(b"one")
+            client.send(b"three")
+        assert child.wait(PATIENCE) == 0
+    assert out.read_bytes() == b"\x00\x03one\x00\x05three"
+    assert not path.exists()
+
+
+def test_records_that_are_refused_are_told():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    status, _, errors = run("-", f"udp://127.0.0.1:{port}", "--linger", "0.2", data=b"hello")
+    assert status == 0
+    assert f"udp://127.0.0.1:{port}: 1 records refused, the last: Connection refused" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "udp://h:1?idle=3"], "unknown option 'idle'"),
+        (["tcp://h:1", "fd:0", "--frame", "2"], "records at the other"),
+        (["-", "udp://h:1", "--record", "0"], "argument --record"),
+    ],
+)
+def test_wrong_options_of_records_are_refused(arguments, message):
+    status, _, errors = run(*arguments)
+    assert status == 2
+    assert message in errors

@@ -24,9 +24,11 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.root": 1.5,
     "_core.interest": 1.6,
+    "_core.socket_object": 1.6,
     "_core.backpressure": 1.7,
     "_core.base": 2.0,
     "_core.reading": 2.05,
@@ -40,6 +42,7 @@ FLOORS = {
     "streams": 2.4,
     "packets": 2.4,
     "ways": 4.0,
+    "records": 4.05,
     "progress": 4.0,
     "endpoints": 4.1,
     "relay": 4.1,
@@ -50,7 +53,10 @@ FLOORS = {
 }
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
-BUILDS_ON = {"fifo": {"pipes"}, "pty": {"processes"}, "tcp": {"sockets"}, "unix": {"sockets"}}
+BUILDS_ON = {
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "pty": {"processes"}, "sessions": {"datagrams"},
+    "tcp": {"sockets"}, "unix": {"sockets"},
+}  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdtransport import BufferLimitError, CloseReason, PacketTransport, UnpollableFileError, connect_packet_fd
+from fdtransport import BufferLimitError, CloseReason, PacketTransport, UnpollableFileError
 from fdtransport._core import backpressure, syscalls
+from fdtransport._core.opening import open_transport
 from fdtransport._core.packet import HARD_LIMIT, RECORD_BYTES, RECORDS
 from fdtransport.testing import FOREVER, FaultPlan, RecordingDatagramProtocol, idle_cost
 
@@ -37,6 +38,11 @@ class Batches(RecordingDatagramProtocol):
         self.batches.append(records)
         for data, addr in records:
             self.datagram_received(data, addr)
+
+
+async def connect_packet_fd(factory, fd, **options):
+    """The helper of that name gives sockets a transport of their own, which ``test_datagrams`` tests."""
+    return await open_transport(PacketTransport, factory, fd, **options)
 
 
 @asynccontextmanager

@@ -278,10 +278,11 @@ async def test_an_error_of_an_earlier_record_is_told_once_to_whoever_calls_next(
     async with packets() as (stream, far):
         for call in (stream.recv, lambda: stream.send(b"not sent")):
             with FaultPlan() as plan:
-                plan.fail("read", 2, errno.ECONNREFUSED, fd=stream.transport.fileno())
+                plan.fail("recvfrom", 2, errno.ECONNREFUSED, fd=stream.transport.fileno())
                 far.send(b"one")
-                await until(lambda: stream._errors)
-            assert await stream.recv() == b"one"
+                far.send(b"two")
+                await until(lambda: stream._errors and len(stream._received) == 2)
+            assert [await stream.recv(), await stream.recv()] == [b"one", b"two"]
             with pytest.raises(ConnectionRefusedError):
                 await call()
             await stream.send(b"sent")
@@ -293,7 +294,7 @@ async def test_an_error_reaches_a_recv_that_waits():
         waiting = asyncio.create_task(stream.recv())
         await turns()
         with FaultPlan() as plan:
-            plan.fail("read", 1, errno.ENOBUFS, fd=stream.transport.fileno())
+            plan.fail("recvfrom", 1, errno.ENOBUFS, fd=stream.transport.fileno())
             far.send(b"one")
             with pytest.raises(OSError) as caught:  # noqa: PT011
                 await waiting
@@ -311,7 +312,7 @@ async def test_errors_that_nobody_asks_for_do_not_pile_up():
 async def test_the_loss_is_told_to_both_sides():
     async with packets() as (stream, far):
         with FaultPlan() as plan:
-            plan.fail("read", 1, errno.EIO, FOREVER, fd=stream.transport.fileno())
+            plan.fail("recvfrom", 1, errno.EIO, FOREVER, fd=stream.transport.fileno())
             far.send(b"x")
             for call in (stream.recv, stream.recv, stream.drain, lambda: stream.send(b"x")):
                 with pytest.raises(OSError) as caught:  # noqa: PT011

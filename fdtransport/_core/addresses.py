@@ -28,20 +28,21 @@ def set_nodelay(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def resolve(host: Any, port: Any, family: int, proto: int, flags: int) -> Sequence[AddressInfo]:
-    """The stream addresses of a host, by the loop's resolver; a numeric one at once.
+async def resolve(
+    host: Any, port: Any, family: int, proto: int, flags: int, kind: int = socket.SOCK_STREAM
+) -> Sequence[AddressInfo]:
+    """The addresses of a host for this kind of socket, by the loop's resolver; a numeric one at once.
 
     :raises OverflowError: the port is not in 0 to 65535. :raises OSError: there are none.
     """
     _check_port(port)
-    stream = socket.SOCK_STREAM
     numeric = flags | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
-        return socket.getaddrinfo(host, port, family, stream, proto, numeric)
+        return socket.getaddrinfo(host, port, family, kind, proto, numeric)
     except socket.gaierror:
         pass  # a name: looking it up may take time, and so a thread
     loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, family=family, type=stream, proto=proto, flags=flags)
+    infos = await loop.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
     if not infos:
         raise OSError(f"getaddrinfo({host!r}) returned empty list")
     return infos

@@ -17,7 +17,6 @@ import atexit
 import errno
 import os
 import select
-import socket
 import stat
 from dataclasses import dataclass
 from typing import Any
@@ -26,19 +25,10 @@ from ..errors import bad_descriptor
 from . import syscalls
 from .handle import FileLike, Handle
 
-__all__ = ["BorrowedSocket", "Claim", "Loan", "Nowait", "borrow"]
+__all__ = ["Claim", "Loan", "Nowait", "borrow"]
 
 #: Major and minor number of /dev/ptmx: opening a terminal's master anew gives another terminal.
 _MASTER = (5, 2)
-
-
-class BorrowedSocket(socket.socket):
-    """A socket object for a bare descriptor: it closes it when it is told to, and never by itself."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        self.detach()
 
 
 class Claim(Handle):

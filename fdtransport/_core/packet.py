@@ -37,6 +37,13 @@ _ANSWERS = (
 )  # fmt: skip
 _REFUSALS = (*_ANSWERS, errno.EDESTADDRREQ, errno.EINVAL, errno.ENOTCONN, errno.EPERM)
 
+_READING_RECORDS: ErrnoTable = {
+    **COMMON,
+    **dict.fromkeys(_ANSWERS, Meaning.RECORD),
+    errno.ENOBUFS: Meaning.RECORD,  # the queue of the kernel overran (netlink(7))
+}
+_WRITING_RECORDS: ErrnoTable = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
+
 
 class PacketTransport(BaseTransport, asyncio.DatagramTransport):
     """Records on any descriptor that has them. A drop-in for asyncio's datagram transport.
@@ -47,16 +54,12 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
     *max_size*: the largest record in bytes; the kernel cuts longer ones.
     """
 
-    __slots__ = ("_max_size", "dropped")
+    __slots__ = ("_budget", "_max_size", "dropped")
 
     _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
 
-    _READ_ERRORS: ClassVar[ErrnoTable] = {
-        **COMMON,
-        **dict.fromkeys(_ANSWERS, Meaning.RECORD),
-        errno.ENOBUFS: Meaning.RECORD,  # the queue of the kernel overran (netlink(7))
-    }
-    _WRITE_ERRORS: ClassVar[ErrnoTable] = {**WRITING, **dict.fromkeys(_REFUSALS, Meaning.RECORD)}
+    _READ_ERRORS = _READING_RECORDS
+    _WRITE_ERRORS = _WRITING_RECORDS
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         if operator.index(max_size) < 1:
             raise ValueError(f"max_size ({max_size!r}) must be at least 1 byte")
         self._max_size = max_size
+        self._budget = 1
         #: Records that the hard limit of the queue refused; each was told to ``error_received``.
         self.dropped: int = 0
         super().__init__(loop, file, protocol, waiter, extra, server)
@@ -109,12 +113,17 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         if self._paused:
             self._readable_but_paused()
             return
+        # Asking until the kernel says that there is no more costs one call too many for each lone
+        # record, so the budget follows what comes.
+        budget = self._budget
         batch: list[tuple[bytes, Any]] | None = [] if hasattr(self._protocol, "packets_received") else None
         left = RECORD_BYTES
-        for _ in range(RECORDS):
+        receive = self._receive
+        for count in range(budget):
             try:
-                data, addr = self._receive()
+                data, addr = receive()
             except OSError as exc:
+                self._budget = count or 1
                 self._deliver(batch)
                 if left == RECORD_BYTES and isinstance(exc, BlockingIOError):
                     self._ready_for_nothing()
@@ -125,31 +134,50 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                 self._deliver(batch)
                 if not self._paused:
                     self._note_hangup()
-                    self._step(Event.EOF_CLOSE)
+                    self._step(self._end_told())
                 return
             if batch is not None:
                 batch.append((data, addr))
-            elif not self._guard_data("datagram_received", data, addr):
-                return
+            else:
+                try:
+                    self._protocol.datagram_received(data, addr)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self._data_failed("datagram_received", exc)
+                    return
             left -= len(data)
             if left <= 0 or self._paused or not self._state.reads:
                 break
+        else:
+            self._budget = min(2 * budget, RECORDS)
         self._deliver(batch)
 
     def _deliver(self, batch: list[tuple[bytes, Any]] | None) -> None:
         if batch:
-            self._guard_data("packets_received", batch)
+            try:
+                self._protocol.packets_received(batch)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._data_failed("packets_received", exc)
 
-    def _guard_data(self, name: str, *args: Any) -> bool:
-        """Call a data callback; False when it raised, which ends the transport."""
-        try:
-            getattr(self._protocol, name)(*args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._callback_failed(f"Fatal error: protocol.{name}() call failed.", exc)
-            return False
-        return True
+    def _end_told(self) -> Event:
+        """A datagram protocol knows no ends. One that has ``eof_received`` may keep the write side, as of
+        a byte stream."""
+        told = getattr(self._protocol, "eof_received", None)
+        keep = False
+        if told is not None:
+            try:
+                keep = told()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._data_failed("eof_received", exc)
+        return Event.EOF_KEEP if keep else Event.EOF_CLOSE
+
+    def _data_failed(self, name: str, exc: BaseException) -> None:
+        self._callback_failed(f"Fatal error: protocol.{name}() call failed.", exc)
 
     def _read_failed(self, exc: OSError) -> None:
         verdict = meaning(exc, self._READ_ERRORS)
@@ -172,7 +200,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         self._ask_anew()
         self._tell(exc)
 
-    def _tell(self, exc: OSError) -> None:
+    def _tell(self, exc: Exception) -> None:
         exc.__traceback__ = None
         self._guard("protocol.error_received() failed", self._protocol.error_received, exc)
 
@@ -229,32 +257,38 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         record that it refuses, or that would pass the queue's hard limit, is told to the
         protocol's ``error_received``.
 
-        :raises TypeError: *data* is not bytes-like. :raises OSError: EBADF, read-only descriptor.
+        :raises TypeError: *data* is not bytes-like. :raises ValueError: *addr* is not the one that is
+            connected to. :raises OSError: EBADF, read-only descriptor.
         """
         data = as_buffer(data)
+        if addr is not None:
+            self._check_address(addr)
         if not self._state.writes:
             self._refuse_write(len(data) or 1)
             return
-        self._check_address(addr)
         if not self._queue.size:
             try:
                 self._send(data, addr)
                 return
             except OSError as exc:
-                verdict = meaning(exc, self._WRITE_ERRORS)
-                if verdict is Meaning.RECORD:
-                    self._refused(exc)
-                elif verdict is Meaning.FATAL:
-                    self._write_failed(exc)
-                elif self._keep(data, addr):
-                    if verdict is Meaning.AGAIN:
-                        self._add_writer()
-                    else:
-                        self._breathe(exc)
+                self._not_sent(exc, data, addr)
         else:
             self._keep(data, addr)
         if self._queue.size > self._mark:
             self._check_flow()
+
+    def _not_sent(self, exc: OSError, data: BytesLike, addr: Any) -> None:
+        """The kernel did not take a record at once."""
+        verdict = meaning(exc, self._WRITE_ERRORS)
+        if verdict is Meaning.RECORD:
+            self._refused(exc)
+        elif verdict is Meaning.FATAL:
+            self._write_failed(exc)
+        elif self._keep(data, addr):
+            if verdict is Meaning.AGAIN:
+                self._add_writer()
+            else:
+                self._breathe(exc)
 
     def _keep(self, data: BytesLike, addr: Any) -> bool:
         """Queue a record; False when it would pass the hard limit."""
@@ -268,8 +302,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
         return True
 
     def _check_address(self, addr: Any) -> None:
-        if addr is not None:
-            raise ValueError(f"this descriptor has one peer only; the address must be None, not {addr!r}")
+        """Raise for a destination, not None, that cannot be sent to."""
+        raise ValueError(f"this descriptor has one peer only; the address must be None, not {addr!r}")
 
     def _flush(self) -> None:
         queue: PacketQueue = self._queue
@@ -290,6 +324,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
                     self._write_failed(exc)
                     return
                 self._refused(exc)
+            except (TypeError, ValueError, OverflowError) as exc:
+                self._tell(exc)  # an address of the wrong form
             self._tries = 0
             if queue.size:  # error_received may have ended the transport
                 queue.pop()

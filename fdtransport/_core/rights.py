@@ -11,12 +11,12 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from ..errors import WRITING, ErrnoTable, Meaning, bad_descriptor
+from ..errors import WRITING, Meaning, bad_descriptor
 from . import syscalls
-from .borrowed import BorrowedSocket
 from .handle import FileLike, fileno_of
+from .socket_object import Borrowed
 from .stream import BytesLike, StreamTransport, as_buffer
 
 __all__ = ["SCM_MAX_FD", "PassesDescriptors"]
@@ -38,7 +38,7 @@ class Rights:
 
     def __init__(self, fd: int) -> None:
         # An object of our own: the caller's may have a timeout, for which Python would wait.
-        self._sock = BorrowedSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+        self._sock = Borrowed(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         self._sock.setblocking(False)
         self._marks: deque[tuple[int, list[int]]] = deque()
         self._sent = 0  # while there are marks; their places are counted from the same start
@@ -110,13 +110,16 @@ class Rights:
             raise BlockingIOError(errno.EAGAIN, "closed by fds_received()")
 
 
+#: The user has as many descriptors in flight as a process may have open: unix(7).
+_WRITING = {**WRITING, errno.ETOOMANYREFS: Meaning.LATER}
+
+
 class PassesDescriptors(StreamTransport):
     """The part of a transport on a UNIX stream socket that sends and receives descriptors."""
 
     __slots__ = ()
 
-    # The user has as many descriptors in flight as a process may have open, see unix(7).
-    _WRITE_ERRORS: ClassVar[ErrnoTable] = {**WRITING, errno.ETOOMANYREFS: Meaning.LATER}
+    _WRITE_ERRORS = _WRITING
 
     def send_fds(self, data: BytesLike, fds: Iterable[FileLike]) -> None:
         """Send *data* as ``write`` does, and copies of descriptors along with its first byte.

@@ -84,8 +84,8 @@ class Root(asyncio.BaseTransport):
     _waiters: dict[str, list[asyncio.Future[None]]] | None
 
     #: What a failed read or write means to this kind.
-    _READ_ERRORS: ClassVar[ErrnoTable] = COMMON
-    _WRITE_ERRORS: ClassVar[ErrnoTable] = WRITING
+    _READ_ERRORS: ErrnoTable = COMMON
+    _WRITE_ERRORS: ErrnoTable = WRITING
     _new_queue: ClassVar[Callable[[], ByteQueue | PacketQueue]]
 
     # -- what an adapter may override ---------------------------------------------------------

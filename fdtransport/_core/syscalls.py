@@ -45,6 +45,11 @@ pwritev: Callable[..., int] = getattr(os, "pwritev", _missing("pwritev"))
 splice: Callable[..., int] = getattr(os, "splice", _missing("splice"))
 sendfile: Callable[..., int] = getattr(os, "sendfile", _missing("sendfile"))
 
+# Records of a socket, with addresses: methods of the socket class, to be called with the socket first.
+recvfrom: Callable[..., tuple[bytes, Any]] = socket.socket.recvfrom
+send: Callable[..., int] = socket.socket.send
+sendto: Callable[..., int] = socket.socket.sendto
+
 # Descriptors come and go.
 open = os.open
 close = os.close

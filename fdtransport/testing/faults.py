@@ -49,7 +49,7 @@ ERRNOS: Final = (
 #: Calls that move bytes: only for them does a transient errno mean "later".
 _MOVERS = frozenset({
     "read", "write", "readv", "writev", "preadv", "pwritev", "splice", "sendfile", "sendmsg", "recvmsg",
-    "recvmsg_into",
+    "recvmsg_into", "recvfrom", "send", "sendto",
 })  # fmt: skip
 #: Calls with a second descriptor, and where it stands.
 _TWO_FDS = {"splice": 1, "sendfile": 1, "dup2": 1}

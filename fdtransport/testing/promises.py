@@ -51,6 +51,8 @@ class Features:
     records: bool = False
     #: A record can be empty.
     empty_records: bool = False
+    #: A far end that reads nothing makes the sender wait; UDP drops records instead.
+    waits: bool = True
 
     #: It stands in for asyncio's socket transports: extra info, sendfile, ``abort(reset=True)`` on TCP.
     socket: bool = False
@@ -181,6 +183,7 @@ async def detect_features(make: Maker) -> Features:
         tcp=far.is_tcp and not far.is_record,
         records=far.is_record,
         empty_records=far.is_datagram,
+        waits=not (far.is_datagram and far.is_tcp),
     )
     transport.abort()
     for _ in range(5):
