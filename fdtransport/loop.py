@@ -141,13 +141,17 @@ def new_event_loop() -> EventLoop:
     return EventLoop()
 
 
+#: asyncio's datagram transport is an ``asyncio.Transport`` as well, and isinstance() is to say so.
+_BothKinds = type("DatagramTransport", (asyncio.DatagramTransport, asyncio.Transport), {"__slots__": ()})
 _variants: dict[type, type] = {}
 
 
 def _like_asyncios(kind: type[T]) -> type[T]:
     """*kind* with a ``__dict__``, as asyncio's transports have: programs put marks and mocks there."""
     if kind not in _variants:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        names: dict[str, Any] = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        if issubclass(kind, DatagramTransport):
+            names["__class__"] = property(lambda _: _BothKinds)
         _variants[kind] = type(kind.__name__, (kind,), names)
     return cast(type[T], _variants[kind])
 

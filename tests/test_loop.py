@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 import fdtransport
-from fdtransport import EventLoop, PipeTransport, SocketTransport, StreamTransport, new_event_loop
+from fdtransport import (
+    DatagramTransport,
+    EventLoop,
+    PipeTransport,
+    SocketTransport,
+    StreamTransport,
+    new_event_loop,
+)
 from fdtransport.testing import (
     FarEnd,
     FaultPlan,
@@ -54,6 +61,11 @@ def test_every_road_leads_to_a_transport_of_this_library():
             assert isinstance(client, SocketTransport)
             assert isinstance((await accepted).transport, SocketTransport)
             client.close()
+        records, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, (LOOPBACK, 0))
+        assert isinstance(records, DatagramTransport)
+        assert isinstance(records, asyncio.DatagramTransport)
+        assert isinstance(records, asyncio.Transport)  # asyncio's is that, too
+        records.close()
         reading, writing = os.pipe()
         source, _ = await loop.connect_read_pipe(asyncio.Protocol, os.fdopen(reading, "rb", 0))
         sink, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(writing, "wb", 0))
