@@ -131,7 +131,7 @@ class Echo(asyncio.DatagramProtocol):
         self.transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self.transport.sendto(data, addr)
+        self.transport.sendto(data)
         self.left -= 1
         if not self.left:
             self.done.set_result(None)

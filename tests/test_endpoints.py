@@ -444,5 +444,5 @@ async def test_unix_listens_with_the_permissions_that_are_wanted(tmp_path):
 async def test_what_listens_is_not_connected_to_and_the_other_way_round():
     with pytest.raises(EndpointError, match="without \\+listen"):
         await connect_url(asyncio.Protocol, "tcp+listen://127.0.0.1:0")
-    with pytest.raises(EndpointError, match=r"tcp\+listen://host:port or .*unix\+listen:/path"):
+    with pytest.raises(EndpointError, match=r"tcp\+listen://.* or udp\+listen://.* or unix\+listen:/path"):
         await listen_url(asyncio.Protocol, "tcp://127.0.0.1:1")
