@@ -50,6 +50,7 @@ def load_generators(count: int, places: list[set[int]] | None = None) -> Iterato
             here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             command = [sys.executable, "-ISE", str(LOAD), str(there.fileno())]
             load = stack.enter_context(subprocess.Popen(command, pass_fds=[there.fileno()]))
+            stack.callback(load.kill)  # after a failed round it may wait for what never comes
             if places:
                 os.sched_setaffinity(load.pid, places[number])
             there.close()
