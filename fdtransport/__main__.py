@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from .endpoints import SCHEMES, Endpoint, parse_url, scheme_of
+from .endpoints import Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
 from .progress import progress, size
 from .records import LONGEST, PIECE
 from .relay import Relay, RelayResult
+from .schemes import SCHEMES
 from .tls import explain
 from .urls import Address
 

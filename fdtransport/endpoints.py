@@ -1,61 +1,27 @@
 """Endpoints by URL: the same strings for the command and for programs.
 
-`SCHEMES` is the table: one row for each kind of endpoint. The grammar is in ``urls``.
+The grammar is in ``urls``, and the table of kinds in ``schemes``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ._core import syscalls
-from ._core.opening import open_transport
-from ._core.socket_file import unix_family
-from ._core.stream import StreamTransport
-from .datagrams import create_datagram_endpoint
 from .errors import EndpointError
-from .fd import connect_fd
-from .fifo import connect_fifo
 from .packets import PacketStream, packet_stream_factory
-from .sessions import create_datagram_server
-from .sockets import Server, listening_socket, serve
-from .stdio import connect_stdio
+from .schemes import OF_NO_USE, SCHEMES, Factory, Scheme
+from .sockets import Server
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
-from .tcp import create_connection, create_server
-from .tls import client_context, server_context
-from .unix import create_unix_connection, create_unix_server
 from .urls import (
-    Address,
-    Option,
     Url,
-    address,
-    choice,
-    descriptor,
-    descriptors,
-    file,
-    flag,
-    group,
-    host_name,
-    listening_address,
-    name,
-    nothing,
-    path,
-    permissions,
     read_options,
-    seconds,
-    socket_path,
     split_url,
-    whole,
 )
 
 __all__ = [
-    "SCHEMES",
     "Endpoint",
     "connect_url",
     "listen_url",
@@ -66,32 +32,6 @@ __all__ = [
 ]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-Factory = Callable[[], asyncio.BaseProtocol]
-#: (protocol factory, target, mode, options) -> (transport, protocol)
-Connect = Callable[[Factory, Any, str, dict[str, Any]], Awaitable[tuple[Any, Any]]]
-#: (protocol factory, target, options) -> server
-Listen = Callable[[Factory, Any, dict[str, Any]], Awaitable[Server]]
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """A row of the table."""
-
-    form: str
-    """How it is written."""
-    target: Callable[[Url], Any]
-    """Reads what comes between scheme and options."""
-    connect: Connect | None
-    options: Mapping[str, Option] = field(default_factory=dict)
-    modes: tuple[str, ...] = ("rw", "r", "w")
-    """Directions in which it can be opened, the natural one first."""
-    once: bool = False
-    """Whether it is there once in a process, and cannot be opened again for the next connection."""
-    listen: Listen | None = None
-    records: bool = False
-    """Whether it carries records, and no bytes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An endpoint string that was understood; nothing is open yet."""
@@ -159,7 +99,7 @@ def parse_url(url: str, mode: str | None = None) -> Endpoint:
     target = scheme.target(parts)
     options = read_options(parts, scheme.options, mode)
     if scheme.listen is not None and "type" in scheme.options:
-        for option in _OF_NO_USE[options.get("type", "stream")]:
+        for option in OF_NO_USE[options.get("type", "stream")]:
             if option in options:
                 raise EndpointError(f"{url!r}: option {option!r} is of no use with this type of socket")
     return Endpoint(url, scheme, target, mode, options)
@@ -277,226 +217,3 @@ async def listen_url(protocol_factory: Callable[[], asyncio.BaseProtocol], url: 
             await server.serve_forever()
     """
     return await parse_url(url).listen(protocol_factory)
-
-
-# -- rows --------------------------------------------------------------------------------------------
-
-
-async def _stdio(factory: Factory, _target: None, mode: str, _options: dict[str, Any]) -> tuple[Any, Any]:
-    return await connect_stdio(factory, 0 if "r" in mode else None, 1 if "w" in mode else None)
-
-
-async def _fd(
-    factory: Factory, target: int | tuple[int, int], _mode: str, _options: dict[str, Any]
-) -> tuple[Any, Any]:
-    return await connect_fd(factory, target)
-
-
-async def _fd_server(factory: Factory, target: int, options: dict[str, Any]) -> Server:
-    sock = listening_socket(target)
-    try:
-        return serve(factory, [sock], None, options.get("backlog"), True)
-    except BaseException:
-        sock.detach()
-        raise
-
-
-async def _tcp(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    async with _within(options):
-        transport, protocol = await create_connection(factory, *target)
-    _keep_alive(transport.get_extra_info("socket"), options)
-    return transport, protocol
-
-
-async def _tcp_server(factory: Factory, target: Address, options: dict[str, Any]) -> Server:
-    server = await create_server(factory, target.host, target.port, backlog=options.get("backlog", 100))
-    for sock in server.sockets:
-        _keep_alive(sock, options)  # what is accepted inherits it: tcp(7)
-    return server
-
-
-async def _tls(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    if "context" not in options:  # made once for all connections of an endpoint
-        files = {name: options.get(name) for name in ("ca", "cert", "key")}
-        options["context"] = client_context(**files, insecure=options.get("insecure", False))
-    name = options.get("sni", target.host)
-    async with _within(options):
-        connecting = create_connection(factory, *target, ssl=options["context"], server_hostname=name)
-        transport, protocol = await connecting
-    _keep_alive(transport.get_extra_info("socket"), options)
-    return transport, protocol
-
-
-async def _tls_server(factory: Factory, target: Address, options: dict[str, Any]) -> Server:
-    context = server_context(options["cert"], options["key"], options.get("ca"))
-    return await create_server(factory, *target, ssl=context, backlog=options.get("backlog", 100))
-
-
-async def _udp(factory: Factory, target: Address, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    sending = _without(options, "timeout", "broadcast")
-    async with _within(options):
-        return await create_datagram_endpoint(
-            factory, remote_addr=tuple(target), allow_broadcast=options.get("broadcast"), **sending
-        )
-
-
-async def _udp_server(factory: Factory, target: Address, options: dict[str, Any]) -> Server:
-    return await create_datagram_server(factory, tuple(target), **options)
-
-
-async def _unix(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    kind = options.get("type", "stream")
-    async with _within(options):
-        if kind == "stream":
-            return await create_unix_connection(factory, target)
-        # What has no name cannot be answered: the kernel finds an abstract one (autobind of unix(7)).
-        local = "" if kind == "datagram" else None
-        return await create_datagram_endpoint(factory, local, target, family=unix_family(), type=_KINDS[kind])
-
-
-async def _unix_server(factory: Factory, target: str, options: dict[str, Any]) -> Server:
-    kind = options.get("type", "stream")
-    if kind == "stream":
-        return await create_unix_server(
-            factory, target, backlog=options.get("backlog", 100), mode=options.get("mode", 0o600)
-        )
-    serving = _without(options, "type")
-    return await create_datagram_server(factory, target, family=unix_family(), type=_KINDS[kind], **serving)
-
-
-def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
-
-
-async def _fifo(factory: Factory, target: str, mode: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    return await connect_fifo(factory, target, mode, **options)
-
-
-async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    if mode == "r":
-        flags |= os.O_RDONLY
-    else:
-        flags |= os.O_WRONLY | (os.O_APPEND if options.get("append") else os.O_TRUNC)
-        flags |= {"yes": os.O_CREAT, "no": 0, "new": os.O_CREAT | os.O_EXCL}[options.get("create", "yes")]
-    fd = syscalls.open(target, flags, 0o666)
-    try:
-        return await open_transport(StreamTransport, factory, fd)
-    except BaseException:
-        syscalls.close(fd)
-        raise
-
-
-@contextlib.asynccontextmanager
-async def _within(options: dict[str, Any]) -> AsyncIterator[None]:
-    """Bound a connect by the option ``timeout``."""
-    try:
-        async with asyncio.timeout(options.get("timeout")):
-            yield
-    except TimeoutError as exc:
-        raise TimeoutError(exc.errno or errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-
-
-def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
-    if "keepalive" in options:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options["keepalive"])
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options["keepalive"])
-
-
-_ALIVE = whole(1, 32767)  # what tcp(7) takes
-_BACKLOG = whole(1, 65535)
-_WRITING = ("w",)
-_CERTIFICATES = file("certificates of authorities")
-_CERTIFICATE = file("a certificate and its chain")
-_KEY = file("a key")
-_MULTICAST = {"ttl": whole(0, 255), "loopback": flag(), "interface": name()}
-_SESSIONS = {"idle": seconds(), "sessions": whole(1, 1_000_000)}
-_KINDS = {
-    "datagram": socket.SOCK_DGRAM,
-    "seqpacket": socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else 5,
-}
-_KIND = choice("stream", *_KINDS)
-#: Options of a listening UNIX socket that a type of it has no use for.
-_OF_NO_USE = {"stream": ("idle", "sessions"), "seqpacket": ("idle", "sessions"), "datagram": ("backlog",)}
-
-SCHEMES: dict[str, Scheme] = {
-    "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),
-    "fd": Scheme("fd:N", descriptors, _fd, once=True),
-    "tcp": Scheme("tcp://host:port", address, _tcp, {"keepalive": _ALIVE, "timeout": seconds()}),
-    "tcp+listen": Scheme(
-        "tcp+listen://host:port",
-        listening_address,
-        None,
-        {"backlog": _BACKLOG, "keepalive": _ALIVE},
-        listen=_tcp_server,
-    ),
-    "tls": Scheme(
-        "tls://host:port",
-        address,
-        _tls,
-        {
-            "ca": _CERTIFICATES,
-            "cert": _CERTIFICATE,
-            "key": _KEY,
-            "sni": host_name(),
-            "insecure": flag(),
-            "keepalive": _ALIVE,
-            "timeout": seconds(),
-        },
-    ),
-    "tls+listen": Scheme(
-        "tls+listen://host:port",
-        listening_address,
-        None,
-        {
-            "cert": replace(_CERTIFICATE, required=True),
-            "key": replace(_KEY, required=True),
-            "ca": _CERTIFICATES,
-            "backlog": _BACKLOG,
-        },
-        listen=_tls_server,
-    ),
-    "udp": Scheme(
-        "udp://host:port",
-        address,
-        _udp,
-        {"broadcast": flag(), "timeout": seconds(), **_MULTICAST},
-        records=True,
-    ),
-    "udp+listen": Scheme(
-        "udp+listen://host:port",
-        listening_address,
-        None,
-        {"join": group(), **_SESSIONS, **_MULTICAST},
-        listen=_udp_server,
-        records=True,
-    ),
-    "unix": Scheme("unix:/path", socket_path, _unix, {"timeout": seconds(), "type": _KIND}),
-    "unix+listen": Scheme(
-        "unix+listen:/path",
-        socket_path,
-        None,
-        {"backlog": _BACKLOG, "mode": permissions(), "type": _KIND, **_SESSIONS},
-        listen=_unix_server,
-    ),
-    "fd+listen": Scheme("fd+listen:N", descriptor, None, {"backlog": _BACKLOG}, listen=_fd_server),
-    "fifo": Scheme(
-        "fifo:/path",
-        path,
-        _fifo,
-        {"create": permissions(), "eof": replace(choice("close", "event", "reopen"), modes=("r",))},
-        modes=("r", "w"),
-    ),
-    "file": Scheme(
-        "file:/path",
-        path,
-        _file,
-        {
-            "append": replace(flag(), modes=_WRITING),
-            "create": replace(choice("yes", "no", "new"), modes=_WRITING),
-        },
-        modes=("r", "w"),
-    ),
-}

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from ._core import syscalls
 from ._core.reading import READ_SIZE
 from .packets import PacketStream
-from .ways import Moved, Owner, Side, Way
+from .sides import Moved, Owner, Side
+from .ways import Way
 
 __all__ = ["Framing", "Lengths", "Pieces", "RecordSide", "RecordWay"]
 

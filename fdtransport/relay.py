@@ -28,7 +28,8 @@ from ._core.packet import PacketTransport
 from ._core.spare import Stock, stock_of
 from .packets import PacketStream
 from .records import PIECE, Framing, Lengths, Pieces, RecordSide, RecordWay
-from .ways import Moved, Side, Way
+from .sides import Moved, Side
+from .ways import Way
 
 __all__ = ["Moved", "Relay", "RelayResult", "relay"]
 

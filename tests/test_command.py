@@ -631,7 +631,7 @@ def test_socat_at_both_sides(tmp_path):
 
 
 def test_help_names_every_scheme(capsys):
-    from fdtransport.endpoints import SCHEMES
+    from fdtransport.schemes import SCHEMES
 
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

@@ -99,17 +99,18 @@ async def test_wrong_arguments_are_refused_as_by_asyncio(options, error, message
             await by_asyncio(**options)
 
 
-@pytest.mark.parametrize("make", [by_us, by_asyncio])
-async def test_a_socket_is_given_alone(make):
-    if make is by_asyncio and not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-        pytest.skip("uvloop has words of its own")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        with pytest.raises(ValueError, match=r"can not be used when sock is specified. \(local_addr="):
-            await make(LOCAL, sock=sock)
-        assert sock.fileno() >= 0
-    stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with stream, pytest.raises(ValueError, match="ocket was expected"):
-        await make(sock=stream)
+async def test_a_socket_is_given_alone():
+    makers = [by_us]
+    if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):  # uvloop has words of its own
+        makers.append(by_asyncio)
+    for make in makers:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            with pytest.raises(ValueError, match=r"can not be used when sock is specified. \(local_addr="):
+                await make(LOCAL, sock=sock)
+            assert sock.fileno() >= 0
+        stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        with stream, pytest.raises(ValueError, match="ocket was expected"):
+            await make(sock=stream)
 
 
 @pytest.mark.parametrize("make", [by_us, by_asyncio])

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fdtransport.endpoints import SCHEMES, connect_url, listen_url, open_url, parse_url
+from fdtransport.endpoints import connect_url, listen_url, open_url, parse_url
 from fdtransport.errors import EndpointError
+from fdtransport.schemes import SCHEMES
 from fdtransport.testing import FarEnd, RecordingProtocol, pattern
 from fdtransport.testing.observe import until
 from fdtransport.urls import Address
@@ -348,7 +349,7 @@ async def test_stdio_is_opened_as_far_as_it_is_wanted(monkeypatch):
             asked.append(files)
             return None, factory()
 
-        monkeypatch.setattr("fdtransport.endpoints.connect_stdio", connect_stdio)
+        monkeypatch.setattr("fdtransport.schemes.connect_stdio", connect_stdio)
         await connect_url(asyncio.Protocol, "-", mode=mode)
         assert asked == [wanted]
 

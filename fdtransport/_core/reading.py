@@ -9,38 +9,20 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import Meaning, meaning
-from . import syscalls
 from .base import BaseTransport
 from .lifecycle import Event, State
 from .readiness import Pump, events_of
 
-__all__ = ["MORE_SIZE", "READ_SIZE", "ByteReading", "ReadyProtocol"]
+__all__ = ["MORE_SIZE", "READ_SIZE", "ByteReading"]
 
 READ_SIZE = 64 * 1024
 #: After a full read: as much as glibc still has at hand, just under where it starts to map memory.
 MORE_SIZE = 124 * 1024
 #: Reads per wake-up, so that a fast sender cannot starve the others.
 READS = 8
-
-
-class ReadyProtocol(Protocol):
-    """A protocol that does its own reading: it is told of readiness and asks for the bytes.
-
-    For await-based streams and the relay. Beside these it has the callbacks of
-    ``asyncio.BaseProtocol`` and ``eof_received``.
-    """
-
-    def read_ready(self) -> None:
-        """There is something to read, or the end: call ``read_now`` or one of its kin."""
-
-    def peer_gone(self) -> None:
-        """The hang-up watch saw the other side go while reading was paused. May be left out."""
-
-    def write_ready(self) -> bool:
-        """What ``want_write`` asked for; true to be called again. May be left out by one that never asks."""
 
 
 class ByteReading(BaseTransport):
@@ -148,63 +130,6 @@ class ByteReading(BaseTransport):
         if self._paused or not self._state.reads:
             return False
         return getattr(self._reader(), "__func__", None) is method
-
-    # -- for a ReadyProtocol ------------------------------------------------------------------
-
-    @property
-    def can_read(self) -> bool:
-        """Whether the descriptor has a read side."""
-        return self._rfd >= 0
-
-    def read_paused(self) -> None:
-        """After ``pause_reading()`` in ``read_ready``: stop the poller, watch for a hang-up only."""
-        self._readable_but_paused()
-
-    def read_now(self, size: int) -> bytes | None:
-        """Up to *size* bytes if there are any; None when there are none now, or none any more.
-
-        End of file goes to ``eof_received()``, an error to ``connection_lost()``.
-        """
-        if not self._state.reads:
-            return None
-        self._burst = 0
-        try:
-            data: bytes = self._sys.read(self._rfd, size)
-        except OSError as exc:
-            self._read_failed(exc)
-            return None
-        if data:
-            return data
-        self._read_nothing()
-        return None
-
-    def readinto_now(self, buffer: bytearray | memoryview) -> int:
-        """As ``read_now``, into *buffer*; 0 when there is nothing."""
-        return self._take(self._sys.readv, self._rfd, [buffer])
-
-    def splice_out(self, pipe: int, size: int) -> int:
-        """Move up to *size* bytes from here into the write end of a pipe, without copying them.
-
-        Returns the bytes moved; 0 as ``read_now`` gives None, or when the pipe is full.
-
-        :raises OSError: EINVAL, this descriptor cannot be spliced from (splice(2)).
-        """
-        args = (self._rfd, pipe, size, None, None, syscalls.SPLICE_F_NONBLOCK)
-        return self._take(self._sys.splice, *args, may_refuse=True)
-
-    def _take(self, call: Callable[..., int], *args: Any, may_refuse: bool = False) -> int:
-        if not self._state.reads:
-            return 0
-        try:
-            count = call(*args)
-        except OSError as exc:
-            if exc.errno == errno.EINVAL and may_refuse:
-                raise
-            self._read_failed(exc)
-            return 0
-        if not count:
-            self._read_nothing()
-        return count
 
     # -- the end of reading -------------------------------------------------------------------
 

@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 from ..errors import Meaning, meaning
 from . import syscalls
 from .base import NEVER
-from .file_sending import concerns_sink, send_file
+from .file_sending import send_file
+from .filling import write_from
 from .handle import Handle
 from .identity import Checked
 from .lifecycle import Event, State
 from .queues import Buffer, ByteQueue, SealedQueue
-from .reading import ByteReading
+from .ready import ReadyTransport
 
 __all__ = ["BytesLike", "StreamTransport", "as_buffer"]
 
@@ -38,7 +39,7 @@ CORK_PIECE = 8 * 1024
 CORK_BYTES = 64 * 1024
 
 
-class StreamTransport(ByteReading, asyncio.Transport):
+class StreamTransport(ReadyTransport, asyncio.Transport):
     """A byte stream on any descriptor that has one, or on a pair of a read and a write descriptor.
 
     A drop-in for asyncio's transports. *file* is a descriptor, an object with ``fileno()``, or a
@@ -303,61 +304,6 @@ class StreamTransport(ByteReading, asyncio.Transport):
         else:
             self._write_failed(exc)
 
-    def splice_in(self, pipe: int, size: int) -> int | None:
-        """Move up to *size* bytes from the read end of a pipe to here, without copying them.
-
-        The pipe must hold some, and the queue of this transport must be empty. Returns the bytes
-        moved; None when the kernel takes none now: `want_write` then tells when to go on, or the
-        loss when it was an error.
-
-        :raises OSError: EINVAL, this descriptor cannot be spliced to (a file opened with O_APPEND).
-        """
-        if not self._state.writes:
-            return None
-        try:
-            moved: int = self._sys.splice(pipe, self._wfd, size, None, None, syscalls.SPLICE_F_NONBLOCK)
-        except OSError as exc:
-            if exc.errno == errno.EINVAL:
-                raise
-            self._not_taken(exc)
-            return None
-        self._tries = 0
-        return moved
-
-    def sendfile_in(self, file: int, size: int) -> int | None:
-        """Move up to *size* bytes of the regular file *file*, from its position on, to here.
-
-        As ``splice_in``, without a pipe: the queue must be empty, and None means "not now, or never
-        again". 0 is the end of the file.
-
-        :raises OSError: the kernel cannot, or *file* cannot be read.
-        """
-        if not self._state.writes:
-            return None
-        try:
-            moved: int = self._sys.sendfile(self._wfd, file, None, size)
-        except OSError as exc:
-            if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL and not concerns_sink(exc):
-                raise
-            self._not_taken(exc)
-            return None
-        self._tries = 0
-        return moved
-
-    def _not_taken(self, exc: OSError) -> None:
-        verdict = meaning(exc, self._WRITE_ERRORS)
-        if verdict is Meaning.LATER:
-            self._breathe(exc)
-        elif verdict is Meaning.FATAL:
-            self._write_failed(exc)
-
-    def want_write(self) -> None:
-        """Have ``protocol.write_ready()`` called when the kernel takes more and nothing is queued, until it
-        returns something false.
-        """
-        if self._state.writes:
-            self._add_writer()
-
     def write_eof(self) -> None:
         """End the write side after what is queued; the read side goes on. Idempotent.
 
@@ -413,46 +359,7 @@ class StreamTransport(ByteReading, asyncio.Transport):
 
         :raises OSError: the transport ended meanwhile.
         """
-        gate = _Gate(self)
-        total = 0
-        self.register_producer(gate)
-        try:
-            async for data in source:
-                self.write(data)
-                total += memoryview(data).nbytes
-                if gate.closed is not None:
-                    await gate.closed
-                if not self._state.writes:
-                    break
-        finally:
-            if self._flow.producer is gate:
-                self.unregister_producer()
-        if not (self._state.writes or self._state.flushing):
-            ended = ConnectionResetError(errno.ECONNRESET, "the transport has ended")
-            raise self._exception or gate.error or ended
-        return total
-
-
-class _Gate:
-    """The push producer behind ``write_from``: a future to wait for while writing is paused."""
-
-    def __init__(self, transport: StreamTransport) -> None:
-        self._transport = transport
-        self.closed: asyncio.Future[None] | None = None
-        self.error: BaseException | None = None
-
-    def pause_producing(self) -> None:
-        if self.closed is None:
-            self.closed = self._transport._loop.create_future()
-
-    def resume_producing(self) -> None:
-        future, self.closed = self.closed, None
-        if future is not None and not future.done():
-            future.set_result(None)
-
-    def stop_producing(self) -> None:
-        self.error = self._transport._exception
-        self.resume_producing()
+        return await write_from(self, source)
 
 
 def as_buffer(data: Any) -> BytesLike:
