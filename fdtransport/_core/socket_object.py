@@ -82,8 +82,12 @@ class OnSocket(Root):
         return value
 
     def _keep_extra(self) -> None:
-        if self._reading_handle is not None and self._extra is not None and "sockname" not in self._extra:
-            self._find_extra("sockname")
+        handle: Any = self._reading_handle
+        if handle is not None and self._extra is not None and "sockname" not in self._extra:
+            try:
+                self._extra["sockname"] = handle.file.getsockname()
+            except OSError:
+                pass  # closed behind our back
 
     def detach(self) -> Any:
         """As on every transport; a bare descriptor comes back as the number that it was."""
