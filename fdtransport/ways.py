@@ -42,6 +42,12 @@ class Moved:
     refusal: Exception | None = None
     """The last of them."""
 
+    def __repr__(self) -> str:
+        told = ["bytes", "engine"]
+        told += ["records"] if self.records or self.engine == "records" else []
+        told += ["refused", "refusal"] if self.refused else []
+        return f"Moved({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
+
 
 class Owner(Protocol):
     """The relay, as its ways and sides see it."""
@@ -56,7 +62,6 @@ class Owner(Protocol):
 
 class Side(asyncio.Protocol):
     """One transport of a relay, and its protocol meanwhile (a `ReadyProtocol` where it is ours)."""
-
 
     def __init__(self, relay: Owner, name: str, transport: Any) -> None:
         self.relay = relay

@@ -82,11 +82,20 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
     assert transport.fileno() == -1
 
 
+#: The number that each of them takes.
+OPTION = {
+    "activated": "--idle",
+    "echo_server": "--lines",
+    "pump": "--pieces",
+    "timer": "--interval",
+    "tour": "--size",
+}
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e30"])
 def test_an_example_refuses_a_number_that_makes_no_sense_in_one_line(name: str, value: str) -> None:
-    option = {"tour": "--size", "timer": "--interval", "pump": "--pieces", "echo_server": "--lines"}[name]
-    result = run("-m", f"examples.{name}", f"{option}={value}")
+    result = run("-m", f"examples.{name}", f"{OPTION[name]}={value}")
     assert result.returncode == 2
     assert b"is needed, not" in result.stderr.splitlines()[-1]
     assert b"Traceback" not in result.stderr
@@ -114,10 +123,11 @@ def test_an_example_ends_quietly_when_its_reader_has_enough(name: str) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
     much = {
-        "tour": ["--size=100000"],
-        "timer": ["--ticks=1000000"],
-        "pump": ["--pieces=100000000"],
+        "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
+        "pump": ["--pieces=100000000"],
+        "timer": ["--ticks=1000000"],
+        "tour": ["--size=100000"],
     }
     command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
     result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
