@@ -64,7 +64,7 @@ async def show(idle: float) -> int:
     command = ["sh", "-c", AS_SYSTEMD, "sh", sys.executable, "-m", "examples.activated", f"--idle={idle}"]
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = sock.getsockname()
-        child = await asyncio.create_subprocess_exec(*command, stdin=sock, stdout=PIPE)
+        child = await asyncio.create_subprocess_exec(*command, stdin=sock.fileno(), stdout=PIPE)
     try:
         assert child.stdout is not None
         reader, writer = await fdtransport.open_connection(*address)
