@@ -27,10 +27,14 @@ def between(kind: Callable[[str], Any], least: float, most: float) -> Callable[[
     return read
 
 
-def run_command(main: Coroutine[Any, Any, int | None]) -> int:
+def run_command(
+    main: Coroutine[Any, Any, int | None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """Run *main* and return the exit status: its own, 130 after Ctrl-C, 1 and one line for an OSError."""
     try:
-        status = asyncio.run(main)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            status = runner.run(main)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130

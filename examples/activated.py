@@ -1,6 +1,7 @@
-"""An echo server that systemd starts when the first client comes, and that ends when the last has gone.
+"""An echo server for socket activation: systemd starts it for the first client, and it ends after the last.
 
-Try it in a terminal, and connect from another one:
+Where no sockets were passed, it shows itself: it plays systemd's part, and is the client of what it
+started. In earnest, with clients from another terminal:
 
     systemd-socket-activate -l 127.0.0.1:7000 -l /tmp/echo.sock python -m examples.activated
 """
@@ -12,57 +13,92 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
+from asyncio.subprocess import PIPE
 
 import fdtransport
 
-HINT = "no sockets were passed; try: systemd-socket-activate -l 127.0.0.1:7000 python -m examples.activated"
+from . import between, run_command
+
+#: Begins a program as systemd does, with what it has as standard input for descriptor 3. (LISTEN_PID is
+#: the process that is to take it, whose number is known in that process first.)
+AS_SYSTEMD = 'exec env LISTEN_FDS=1 LISTEN_FDNAMES=echo.socket LISTEN_PID=$$ "$@" 3<&0 </dev/null'
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-
-
-async def run(idle: float) -> None:
-    servers: list[fdtransport.Server] = []
+async def serve(passed: list[fdtransport.ActivationSocket], idle: float) -> None:
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    leaving: asyncio.TimerHandle | None = None
     clients = 0
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal clients
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal clients, leaving
         clients += 1
-        try:
-            await echo(reader, writer)
-        finally:
-            clients -= 1
-            if not clients:
-                asyncio.get_running_loop().call_later(idle, lambda: clients or done.set())
+        if leaving is not None:
+            leaving.cancel()
+        with contextlib.suppress(ConnectionError):  # it may go in any way that it likes
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        clients -= 1
+        if not clients:
+            leaving = loop.call_later(idle, done.set)
 
-    done = asyncio.Event()
-    for name, sock in fdtransport.activation_sockets():
-        # create_server and its kin take the socket over; its file, if it has one, stays systemd's.
-        server = await fdtransport.start_server(serve, sock=sock, backlog=socket.SOMAXCONN)
-        servers.append(server)
+    servers = []
+    for name, sock in passed:
         print(f"serving {name}: {sock.getsockname()}", flush=True)
-    if not servers:
-        print(HINT)
-        return
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
+        # start_server takes the socket over, whatever its family; its file, if it has one, stays systemd's.
+        servers.append(await fdtransport.start_server(echo, sock=sock, backlog=socket.SOMAXCONN))
+    with contextlib.suppress(NotImplementedError):  # Windows
+        loop.add_signal_handler(signal.SIGTERM, done.set)
     await done.wait()
     for server in servers:
         await server.aclose(timeout=5)
-    print("done")
+    print("done", flush=True)
 
 
-def main() -> None:
+async def show(idle: float) -> int:
+    """What systemd does, and a client."""
+    print("no sockets were passed: this is systemd, with a client")
+    command = ["sh", "-c", AS_SYSTEMD, "sh", sys.executable, "-m", "examples.activated", f"--idle={idle}"]
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        child = await asyncio.create_subprocess_exec(*command, stdin=sock.fileno(), stdout=PIPE)
+    try:
+        assert child.stdout is not None
+        reader, writer = await fdtransport.open_connection(*address)
+        writer.write(b"hello\n")
+        print(f"client: {(await reader.readline()).decode().strip()}", flush=True)
+        await writer.transport.aclose(timeout=5)  # type: ignore[attr-defined]
+        async for line in child.stdout:
+            print(f"server: {line.decode().strip()}", flush=True)
+        return await child.wait()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def run(idle: float) -> int:
+    passed = fdtransport.activation_sockets()
+    if not passed:
+        return await show(idle)
+    await serve(passed, idle)
+    return 0
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.activated", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--idle", type=float, default=1.0, metavar="SECONDS", help="ends so long after the last client (1)"
+        "--idle",
+        type=between(float, 0.01, 1e6),
+        default=1.0,
+        metavar="SECONDS",
+        help="how long it waits for another client (default 1)",
     )
-    asyncio.run(run(parser.parse_args().idle))
+    return run_command(run(parser.parse_args().idle))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

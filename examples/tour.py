@@ -11,12 +11,15 @@ import asyncio
 import hashlib
 import os
 import random
+import shutil
 import socket
+import ssl
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,175 +28,367 @@ import fdtransport
 from . import between, run_command
 
 MIB = 1024 * 1024
-Lane = AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-lanes: list[tuple[str, str, Callable[[], AbstractAsyncContextManager[Any]]]] = []
+#: A reader and a writer; or what has as many of their methods as the tour needs.
+Ends = tuple[Any, Any]
 
 
-def lane(name: str, what: str) -> Callable[[Callable[[], Lane]], None]:
-    """A lane yields ``(reader, writer)``: what is written comes out of the reader."""
+class Lane(AsyncExitStack):
+    """One way to go. What was opened for it ends with it, however that ends."""
 
-    def add(function: Callable[[], Lane]) -> None:
-        lanes.append((name, what, asynccontextmanager(function)))
+    def keep(self, end: Any) -> Any:
+        """A transport, or what has one."""
+        self.callback(getattr(end, "transport", end).abort)
+        return end
+
+    def meanwhile(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do *work* at the same time. It has to come to its end, unless the lane fails."""
+        task = asyncio.create_task(work)
+
+        async def finish(failed: type[BaseException] | None, *_: Any) -> None:
+            if failed:
+                task.cancel()
+                await asyncio.wait([task])
+            else:
+                await task
+
+        self.push_async_exit(finish)
+        return task
+
+    async def child(self, kind: str, **streams: Any) -> asyncio.subprocess.Process:
+        """This program, as the other end."""
+        command = [sys.executable, "-m", "examples.tour", f"--echo={kind}"]
+        child = await asyncio.create_subprocess_exec(*command, **streams)
+
+        async def finish(failed: type[BaseException] | None, *_: Any) -> None:
+            if failed and child.returncode is None:
+                child.kill()
+            await child.wait()
+
+        self.push_async_exit(finish)
+        return child
+
+    def folder(self) -> Path:
+        return Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+    def file(self) -> Any:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the lane
+        return self.enter_context(file)
+
+    async def accepted(self, server_of: Callable[[Callable[..., None]], Any]) -> tuple[Any, Any]:
+        """The address of a server, and a future for its one connection."""
+        arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        server = await server_of(lambda reader, writer: arrived.set_result((reader, writer)))
+        self.callback(server.abort_clients)
+        self.callback(server.close)
+        return server.sockets[0].getsockname(), arrived
+
+
+Open = Callable[[Lane], Awaitable[Ends]]
+lanes: list[tuple[str, str, Open]] = []
+
+
+def lane(name: str, what: str) -> Callable[[Open], Open]:
+    """A function that opens ``(reader, writer)``: what is written comes out of the reader."""
+
+    def add(function: Open) -> Open:
+        lanes.append((name, what, function))
+        return function
 
     return add
 
 
 @lane("fd", "a descriptor: one end of a socket pair")
-async def by_fd() -> Lane:
+async def by_fd(lane: Lane) -> Ends:
     ours, theirs = socket.socketpair()
     _, writer = await fdtransport.open_fd(ours.detach())
     reader, other = await fdtransport.open_fd(theirs.detach())
-    yield reader, writer
-    other.close()
+    lane.keep(other)
+    return reader, writer
 
 
 @lane("fd pair", "a read descriptor and a write descriptor as one stream")
-async def by_fd_pair() -> Lane:
+async def by_fd_pair(lane: Lane) -> Ends:
     there, back = os.pipe(), os.pipe()
-    reader, writer = await fdtransport.open_fd((back[0], there[1]))
-    echo_in, echo_out = await fdtransport.open_fd((there[0], back[1]))
-    echo = asyncio.create_task(copy(echo_in, echo_out))
-    yield reader, writer
-    await echo
+    lane.meanwhile(copy(*await fdtransport.open_fd((there[0], back[1]))))
+    return await fdtransport.open_fd((back[0], there[1]))
 
 
 @lane("pipe", "a new pipe with a buffer of 1 MiB")
-async def by_pipe() -> Lane:
-    yield await fdtransport.open_pipe(pipe_size=MIB)
+async def by_pipe(_: Lane) -> Ends:
+    return await fdtransport.open_pipe(pipe_size=MIB)
 
 
 @lane("fifo", "a named pipe in the file system")
-async def by_fifo() -> Lane:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "fifo")
-        os.mkfifo(path)
-        (reader, _), (_, writer) = await asyncio.gather(
-            fdtransport.open_fifo(path, "r"), fdtransport.open_fifo(path, "w")
-        )
-        yield reader, writer
+async def by_fifo(lane: Lane) -> Ends:
+    path = lane.folder() / "fifo"
+    os.mkfifo(path)
+    (reader, other), (_, writer) = await asyncio.gather(
+        fdtransport.open_fifo(path, "r"), fdtransport.open_fifo(path, "w")
+    )
+    lane.keep(other)
+    return reader, writer
 
 
 @lane("stdio", "standard input and output of a child process")
-async def by_stdio() -> Lane:
-    command = [sys.executable, "-m", "examples.tour", "--echo"]
+async def by_stdio(lane: Lane) -> Ends:
     into, out_of = os.pipe(), os.pipe()
-    child = await asyncio.create_subprocess_exec(*command, stdin=into[0], stdout=out_of[1])
+    await lane.child("stdio", stdin=into[0], stdout=out_of[1])
     os.close(into[0])
     os.close(out_of[1])
     reader, writer = await fdtransport.open_fd((out_of[0], into[1]))
-    writer.write(b"?")  # its answer tells that the child has started, which is not to be timed
+    lane.keep(writer).write(b"?")  # its answer tells that the child has started, which is not to be timed
     await reader.readexactly(1)
-    yield reader, writer
-    await child.wait()
-
-
-@asynccontextmanager
-async def accepted(server_of: Callable[[Callable[..., None]], Any]) -> AsyncIterator[tuple[Any, Any]]:
-    """Serve one connection: yields the server and a future for its ``(reader, writer)``."""
-    arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    server = await server_of(lambda reader, writer: arrived.set_result((reader, writer)))
-    try:
-        yield server, arrived
-    finally:
-        server.close()
-        (await arrived)[1].close()
-
-
-@lane("tcp", "a TCP connection over the loopback")
-async def by_tcp() -> Lane:
-    async with accepted(lambda served: fdtransport.start_server(served, "127.0.0.1", 0)) as (server, arrived):
-        port = server.sockets[0].getsockname()[1]
-        _, writer = await fdtransport.open_connection("127.0.0.1", port)
-        reader, _ = await arrived
-        yield reader, writer
-
-
-@lane("unix", "a UNIX socket in the file system")
-async def by_unix() -> Lane:
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "socket"))
-        async with accepted(lambda served: fdtransport.start_unix_server(served, path)) as (_, arrived):
-            _, writer = await fdtransport.open_unix_connection(path)
-            reader, _ = await arrived
-            yield reader, writer
-
-
-@lane("relay", "socket to socket through relay(), spliced by the kernel")
-async def by_relay() -> Lane:
-    near, a = socket.socketpair()
-    b, far = socket.socketpair()
-    _, writer = await fdtransport.open_fd(near.detach())
-    reader, other = await fdtransport.open_fd(far.detach())
-    left, _ = await fdtransport.connect_fd(asyncio.Protocol, a.detach())
-    right, _ = await fdtransport.connect_fd(asyncio.Protocol, b.detach())
-    relaying = asyncio.create_task(fdtransport.relay(left, right))
-    yield reader, writer
-    other.close()
-    await relaying
-
-
-@lane("records", "SOCK_SEQPACKET: one write is one record")
-async def by_records() -> Lane:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sender = await fdtransport.open_packet_fd(ours.detach())
-    receiver = await fdtransport.open_packet_fd(theirs.detach())
-    reader = asyncio.StreamReader()
-
-    async def unpack() -> None:
-        async for record in receiver:
-            reader.feed_data(record)
-        reader.feed_eof()
-
-    class Writer:
-        """As much of a StreamWriter as the tour needs, a record per write."""
-
-        def write(self, data: bytes) -> None:
-            self.rest = [data[at : at + 8192] for at in range(0, len(data), 8192)]
-
-        async def drain(self) -> None:
-            for record in self.rest:
-                await sender.send(record)
-
-        def close(self) -> None:
-            sender.close()
-
-        async def wait_closed(self) -> None:
-            await sender.aclose()
-
-    unpacking = asyncio.create_task(unpack())
-    yield reader, Writer()  # type: ignore[misc]
-    await unpacking
-    await receiver.aclose()
+    return reader, writer
 
 
 @lane("file", "a regular file, written and read back without stopping the loop")
-async def by_file() -> Lane:
-    with tempfile.TemporaryFile() as file:
-        _, writer = await fdtransport.open_fd(os.open(f"/proc/self/fd/{file.fileno()}", os.O_WRONLY))
-        reader = asyncio.StreamReader()
+async def by_file(lane: Lane) -> Ends:
+    file = lane.file()
+    _, writer = await fdtransport.open_fd(os.open(f"/proc/self/fd/{file.fileno()}", os.O_WRONLY))
+    reader = asyncio.StreamReader()
 
-        async def read_back() -> None:
-            await writer.wait_closed()
-            source, _ = await fdtransport.open_fd(os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY))
-            while data := await source.read(MIB):
-                reader.feed_data(data)
-            reader.feed_eof()
+    async def read_back() -> None:
+        await writer.wait_closed()
+        source, _ = await fdtransport.open_fd(os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY))
+        while data := await source.read(MIB):
+            reader.feed_data(data)
 
-        reading = asyncio.create_task(read_back())
-        yield reader, writer
-        await reading
+    lane.meanwhile(read_back())
+    return reader, writer
+
+
+@lane("tcp", "a TCP connection over the loopback")
+async def by_tcp(lane: Lane) -> Ends:
+    address, arrived = await lane.accepted(lambda each: fdtransport.start_server(each, "127.0.0.1", 0))
+    _, writer = await fdtransport.open_connection(*address)
+    reader, _ = await arrived
+    return reader, writer
+
+
+@lane("unix", "a UNIX socket in the file system")
+async def by_unix(lane: Lane) -> Ends:
+    path = lane.folder() / "socket"
+    _, arrived = await lane.accepted(lambda each: fdtransport.start_unix_server(each, path))
+    _, writer = await fdtransport.open_unix_connection(path)
+    reader, _ = await arrived
+    return reader, writer
+
+
+@lane("relay", "socket to socket through relay(), spliced by the kernel")
+async def by_relay(lane: Lane) -> Ends:
+    near, a = socket.socketpair()
+    b, far = socket.socketpair()
+    left, _ = await fdtransport.connect_fd(asyncio.Protocol, a.detach())
+    right, _ = await fdtransport.connect_fd(asyncio.Protocol, b.detach())
+    lane.meanwhile(fdtransport.relay(left, right))
+    _, writer = await fdtransport.open_fd(near.detach())
+    reader, other = await fdtransport.open_fd(far.detach())
+    lane.keep(other)
+    return reader, writer
+
+
+# -- TLS, files, descriptors, another loop -----------------------------------------------------------
+
+
+def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A client's and a server's, of a certificate that is made here."""
+    if shutil.which("openssl") is None:
+        raise NotImplementedError("the program openssl, which makes a certificate, is not installed")
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
+    command += " -addext subjectAltName=DNS:localhost -days 2 -out"
+    subprocess.run([*command.split(), chain, "-keyout", key], check=True, capture_output=True)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(chain, key)
+    return ssl.create_default_context(cafile=chain), server
+
+
+@lane("tls", "TLS over a TCP connection, the certificate verified")
+async def by_tls(lane: Lane) -> Ends:
+    ours, theirs = await asyncio.to_thread(tls_contexts, lane.folder())
+    address, arrived = await lane.accepted(
+        lambda each: fdtransport.start_server(each, "127.0.0.1", 0, ssl=theirs)
+    )
+    _, writer = await fdtransport.open_connection(*address, ssl=ours, server_hostname="localhost")
+    reader, other = await arrived
+    lane.keep(other)
+    return reader, writer
+
+
+@lane("start_tls", "a UNIX connection that becomes TLS in the middle")
+async def by_start_tls(lane: Lane) -> Ends:
+    ours, theirs = await asyncio.to_thread(tls_contexts, lane.folder())
+    path = lane.folder() / "socket"
+    _, arrived = await lane.accepted(lambda each: fdtransport.start_unix_server(each, path))
+    _, writer = await fdtransport.open_unix_connection(path)
+    reader, other = await arrived
+    await asyncio.gather(other.start_tls(theirs), writer.start_tls(ours, server_hostname="localhost"))
+    lane.keep(other)
+    return reader, writer
+
+
+class Writer:
+    """As much of a StreamWriter as the tour needs, for what is none."""
+
+    def __init__(self, transport: Any, send: Callable[[bytes], Awaitable[object]]) -> None:
+        self.transport, self.send = transport, send
+
+    def write(self, data: bytes) -> None:
+        self.data = data
+
+    async def drain(self) -> None:
+        await self.send(self.data)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    async def wait_closed(self) -> None:
+        await self.transport.aclose()
+
+
+@lane("sendfile", "a file into a TCP connection by sendfile(2)")
+async def by_sendfile(lane: Lane) -> Ends:
+    file = lane.file()
+    reader, writer = await by_tcp(lane)
+
+    async def send(data: bytes) -> None:
+        file.seek(0)
+        file.write(data)
+        await fdtransport.sendfile(writer, file, 0, len(data))
+
+    return reader, Writer(writer.transport, send)
+
+
+@lane("send_fds", "files whose descriptors travel over a UNIX socket")
+async def by_descriptors(lane: Lane) -> Ends:
+    reader = asyncio.StreamReader()
+
+    class Receiver(asyncio.Protocol):
+        def fds_received(self, fds: list[int]) -> None:
+            for fd in fds:
+                with open(fd, "rb") as file:
+                    file.seek(0)
+                    reader.feed_data(file.read())
+
+    ours, theirs = socket.socketpair()
+    sender, _ = await fdtransport.create_unix_connection(asyncio.Protocol, sock=ours)
+    lane.keep((await fdtransport.create_unix_connection(Receiver, sock=theirs))[0])
+
+    async def send(data: bytes) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            sender.send_fds(b"a file", [file])
+            await sender.flushed()
+
+    return reader, Writer(sender, send)
+
+
+@lane("loop", "an echo server on nothing but asyncio, in a process with the drop-in loop")
+async def by_loop(lane: Lane) -> Ends:
+    child = await lane.child("loop", stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    return await fdtransport.open_connection("127.0.0.1", int(await child.stdout.readline()))
+
+
+# -- records -----------------------------------------------------------------------------------------
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + 8192] for at in range(0, len(data), 8192))
+
+
+def writer_of(packets: fdtransport.PacketStream) -> Writer:
+    async def send(data: bytes) -> None:
+        for record in records(data):
+            await packets.send(record)
+
+    return Writer(packets.transport, send)
+
+
+class Unpacking(asyncio.DatagramProtocol):
+    """The bytes of the records that come."""
+
+    def __init__(self, reader: asyncio.StreamReader, answer: bytes = b"") -> None:
+        self.reader, self.answer = reader, answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.reader.feed_data(data)
+        if self.answer:
+            self.transport.sendto(self.answer)
+
+
+@lane("packet fd", "a descriptor with records: one write is one read")
+async def by_packet_fd(lane: Lane) -> Ends:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader = asyncio.StreamReader()
+    receiver, _ = await fdtransport.connect_packet_fd(lambda: Unpacking(reader), theirs.detach())
+    lane.keep(receiver)
+    return reader, writer_of(await fdtransport.open_packet_fd(ours.detach()))
+
+
+@lane("udp", "UDP over the loopback, to a server with a session for each peer")
+async def by_udp(lane: Lane) -> Ends:
+    reader = asyncio.StreamReader()
+    server = await fdtransport.create_datagram_server(lambda: Unpacking(reader, b"taken"), ("127.0.0.1", 0))
+    lane.push_async_callback(server.aclose, timeout=1)
+    packets = await fdtransport.open_datagram_endpoint(remote_addr=server.sockets[0].getsockname())
+
+    async def send(data: bytes) -> None:
+        on_the_way = 0  # nothing else holds a sender back: the kernel drops what finds no room
+        for record in records(data):
+            if on_the_way == 8:
+                await packets.recv()
+            else:
+                on_the_way += 1
+            await packets.send(record)
+        for _ in range(on_the_way):
+            await packets.recv()
+
+    return reader, Writer(packets.transport, send)
+
+
+@lane("datagram", "UNIX datagrams")
+async def by_datagrams(lane: Lane) -> Ends:
+    path, reader = str(lane.folder() / "socket"), asyncio.StreamReader()
+    receiver, _ = await fdtransport.create_datagram_endpoint(
+        lambda: Unpacking(reader), path, family=socket.AF_UNIX
+    )
+    lane.keep(receiver)
+    return reader, writer_of(
+        await fdtransport.open_datagram_endpoint(remote_addr=path, family=socket.AF_UNIX)
+    )
+
+
+@lane("seqpacket", "SOCK_SEQPACKET: a connection with records, in the file system")
+async def by_seqpacket(lane: Lane) -> Ends:
+    kind: Any = {"family": socket.AF_UNIX, "type": socket.SOCK_SEQPACKET}
+    path, reader = str(lane.folder() / "socket"), asyncio.StreamReader()
+    server = await fdtransport.create_datagram_server(lambda: Unpacking(reader), path, **kind)
+    lane.push_async_callback(server.aclose, timeout=1)
+    return reader, writer_of(await fdtransport.open_datagram_endpoint(remote_addr=path, **kind))
+
+
+# -- the tour ----------------------------------------------------------------------------------------
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        writer.transport.abort()
 
 
-async def move(reader: Any, writer: Any, size: int) -> tuple[str, float]:
+async def move(lane: Lane, reader: Any, writer: Any, size: int) -> tuple[str, float]:
     """Send *size* random bytes; return the check sum that arrived, and the seconds it took."""
+    lane.keep(writer)
     block = random.Random(size).randbytes(MIB)
     sent, received = hashlib.sha256(), hashlib.sha256()
     count = 0
@@ -212,7 +407,7 @@ async def move(reader: Any, writer: Any, size: int) -> tuple[str, float]:
             writer.close()
 
     start = time.perf_counter()
-    sending = asyncio.create_task(send())
+    sending = lane.meanwhile(send())
     while count < size and (data := await reader.read(65536)):
         received.update(data)
         count += len(data)
@@ -232,22 +427,35 @@ async def tour(size: int) -> int:
     failed = 0
     for name, what, open_lane in lanes:
         try:
-            async with asyncio.timeout(60), open_lane() as (reader, writer):
-                digest, seconds = await move(reader, writer, size)
+            async with asyncio.timeout(60), Lane() as lane:
+                digest, seconds = await move(lane, *await open_lane(lane), size)
         except NotImplementedError as exc:
-            print(f"{name:8} not available here: {exc}")
+            print(f"{name:9} not available here: {exc}")
         except Exception as exc:
             failed += 1
-            print(f"{name:8} FAILED: {exc or type(exc).__name__}")
+            print(f"{name:9} FAILED: {exc or type(exc).__name__}")
         else:
             rate = size / MIB / seconds
-            print(f"{name:8} {size / MIB:g} MiB  sha256 {digest[:12]} ok  {rate:6.0f} MiB/s  {what}")
+            print(f"{name:9} {size / MIB:g} MiB  sha256 {digest[:12]} ok  {rate:6.0f} MiB/s  {what}")
     print(f"{len(lanes) - failed} of {len(lanes)} kinds moved every byte" if failed else "every byte arrived")
     return 1 if failed else 0
 
 
-async def echo() -> None:
+async def echo_stdio() -> None:
     await copy(*await fdtransport.open_stdio())
+
+
+async def echo_loop() -> None:
+    """No word of this library: its loop is all there is of it."""
+    ended = asyncio.Event()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await copy(reader, writer)
+        ended.set()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await ended.wait()
 
 
 def main() -> int:
@@ -259,9 +467,11 @@ def main() -> int:
         metavar="MIB",
         help="how much per kind (default 32)",
     )
-    parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--echo", choices=["stdio", "loop"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    return run_command(echo() if args.echo else tour(int(args.size * MIB)))
+    if args.echo == "loop":
+        return run_command(echo_loop(), fdtransport.new_event_loop)
+    return run_command(echo_stdio() if args.echo else tour(int(args.size * MIB)))
 
 
 if __name__ == "__main__":

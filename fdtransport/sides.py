@@ -36,6 +36,12 @@ class Moved:
     refusal: Exception | None = None
     """The last of them."""
 
+    def __repr__(self) -> str:
+        told = ["bytes", "engine"]
+        told += ["records"] if self.records or self.engine == "records" else []
+        told += ["refused", "refusal"] if self.refused else []
+        return f"Moved({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
+
 
 class Course(Protocol):
     """A direction of the relay (a `Way` of ``ways``), as its two sides see it."""

@@ -165,7 +165,7 @@ def test_the_example_is_started_by_systemd_s_own_tool(tmp_path):
     path = tmp_path / "echo.sock"
     command = ["systemd-socket-activate", "-l", f"{address[0]}:{address[1]}", "-l", str(path), "--fdname=a:b"]
     command += [f"--setenv={name}" for name in ("PYTHONPATH", "PATH", "HOME") if name in os.environ]
-    command += [sys.executable, "-W", "error", "-m", "examples.activated", "--idle=0"]
+    command += [sys.executable, "-W", "error", "-m", "examples.activated", "--idle=0.05"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             deadline = time.monotonic() + 20

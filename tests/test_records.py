@@ -116,6 +116,9 @@ async def test_refusals_are_in_the_result():
     assert result.a_to_b.records == 2
     assert result.a_to_b.refused >= 1
     assert result.a_to_b.refusal.errno == errno.ECONNREFUSED
+    assert repr(result.b_to_a) == "Moved(bytes=0, engine='records', records=0)"
+    assert "records=2, refused=" in repr(result.a_to_b)
+    assert "refusal=ConnectionRefusedError(" in repr(result.a_to_b)
 
 
 async def test_bytes_become_records_of_a_size_and_records_become_their_bytes():
