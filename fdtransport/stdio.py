@@ -82,6 +82,7 @@ class StdioTransport(StreamTransport):
                 stack.callback(self._loans.pop(0).end)
 
     def _check_kind(self) -> None:
+        super()._check_kind()
         if self._stay_blocking:
             self._sys = Nowait(self._stay_blocking)
 

@@ -47,6 +47,7 @@ class StreamTransport(ByteReading, asyncio.Transport):
     the other helpers rather than by hand.
 
     :raises OSError: the descriptor is closed, a directory, or the poller refuses it.
+    :raises ValueError: it is a socket that listens.
     :raises DescriptorInUseError: it is under a transport already.
     :raises TypeError: *file* or *protocol* is of no use.
     """
