@@ -112,9 +112,7 @@ class StdioTransport(StreamTransport):
         loan, self._output = self._output, None
         if loan is None:
             return
-        if self._watched == self._wfd:
-            self._unwatch()
-        self._writing_handle, self._wfd = None, -1
+        self._part_with_writing()
         try:
             _end_output(loan)
         except OSError as exc:
