@@ -37,6 +37,7 @@ async def connect_fd(
 
     :raises TypeError: *fd* is no descriptor.
     :raises OSError: it is closed, a directory, or refused by the poller.
+    :raises ValueError: it is a socket that listens.
     :raises DescriptorInUseError: it is under a transport already.
 
     When this raises, and when it is cancelled, the descriptor is the caller's, open and as it was.

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ._core import syscalls
 from ._core.opening import open_transport
+from ._core.plain_file import opened_file
 from ._core.socket_file import unix_family
 from ._core.stream import StreamTransport
 from .datagrams import create_datagram_endpoint
@@ -170,13 +170,8 @@ async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any
         flags |= os.O_RDONLY
     else:
         flags |= os.O_WRONLY | (os.O_APPEND if options.get("append") else os.O_TRUNC)
-        flags |= {"yes": os.O_CREAT, "no": 0, "new": os.O_CREAT | os.O_EXCL}[options.get("create", "yes")]
-    fd = syscalls.open(target, flags, 0o666)
-    try:
+    with opened_file(target, flags, "no" if mode == "r" else options.get("create", "yes")) as fd:
         return await open_transport(StreamTransport, factory, fd)
-    except BaseException:
-        syscalls.close(fd)
-        raise
 
 
 @contextlib.asynccontextmanager

@@ -82,6 +82,7 @@ class StdioTransport(StreamTransport):
                 stack.callback(self._loans.pop(0).end)
 
     def _check_kind(self) -> None:
+        super()._check_kind()
         if self._stay_blocking:
             self._sys = Nowait(self._stay_blocking)
 
@@ -111,9 +112,7 @@ class StdioTransport(StreamTransport):
         loan, self._output = self._output, None
         if loan is None:
             return
-        if self._watched == self._wfd:
-            self._unwatch()
-        self._writing_handle, self._wfd = None, -1
+        self._part_with_writing()
         try:
             _end_output(loan)
         except OSError as exc:

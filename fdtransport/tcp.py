@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, Unpack, overload
 
 from ._core.accept import Server
-from ._core.addresses import bind, dial, resolve
+from ._core.addresses import bind_all, dial, resolve
 from ._core.tls import client_tls, server_tls
 from .sockets import (
     Connected,
@@ -188,15 +188,9 @@ async def create_server(
     else:
         hosts = list(host)
     found = await asyncio.gather(*(resolve(host, port, family, 0, flags) for host in hosts))
-    infos = list(dict.fromkeys(info for infos in found for info in infos))
-    sockets: list[socket.socket] = []
+    infos = dict.fromkeys(info for infos in found for info in infos)
+    sockets = bind_all(infos, reuse_address, reuse_port, keep_alive)
     try:
-        for info in infos:
-            bound = bind(info, reuse_address, reuse_port, keep_alive)
-            if bound is not None:
-                sockets.append(bound)
-        if not sockets:
-            raise OSError(f"could not bind on any address out of {[info[4] for info in infos]!r}")
         return serve(protocol_factory, sockets, tls, backlog, start_serving, None, max_connections)
     except BaseException:
         for bound in sockets:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 
 import pytest
 
 from fdtransport import create_connection, create_server
 from fdtransport._core import addresses
-from fdtransport._core.addresses import bind, dial, resolve
+from fdtransport._core.addresses import bind, bind_all, dial, resolve
 
 LOOPBACK = "127.0.0.1"
 
@@ -190,9 +191,39 @@ def test_an_ipv6_socket_leaves_the_ipv4_port_alone():
         assert option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
+MISSING = info(("192.0.2.1", 0)), (socket.AF_INET, socket.SOCK_STREAM, 255, "", (LOOPBACK, 0))
+
+
 def test_an_address_or_family_that_this_machine_lacks_is_skipped():
-    assert bind(info(("192.0.2.1", 0)), None, None, None) is None
-    assert bind((socket.AF_INET, socket.SOCK_STREAM, 255, "", (LOOPBACK, 0)), None, None, None) is None
+    [sock] = bind_all([*MISSING, info((LOOPBACK, 0))], None, None, None)
+    with sock:
+        assert sock.getsockname()[0] == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("missing", "number"), [(MISSING[0], errno.EADDRNOTAVAIL), (MISSING[1], errno.EPROTONOSUPPORT)]
+)
+def test_where_there_is_no_other_one_the_kernel_s_reason_is_told(missing, number):
+    with pytest.raises(OSError, match="could not bind on any address") as caught:
+        bind_all([missing], None, None, None)
+    assert caught.value.errno == number
+    assert os.strerror(number) in str(caught.value)
+
+
+def test_a_shortage_of_descriptors_is_told_and_nothing_stays_open(monkeypatch):
+    made = []
+
+    def one_more(*args):
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(real(*args))
+        return made[0]
+
+    real = socket.socket
+    monkeypatch.setattr(socket, "socket", one_more)
+    with pytest.raises(OSError, match="Too many open files"):
+        bind_all([info((LOOPBACK, 0)), info(("127.0.0.2", 0))], None, None, None)
+    assert made[0].fileno() == -1
 
 
 def test_a_taken_address_is_an_error_that_names_it(listener):
@@ -208,8 +239,9 @@ def test_reuse_port_is_refused_where_there_is_none(monkeypatch):
 
 
 async def test_a_server_without_any_address_is_an_error():
-    with pytest.raises(OSError, match="could not bind on any address"):
+    with pytest.raises(OSError, match="could not bind on any address") as caught:
         await create_server(asyncio.Protocol, "192.0.2.1", 0)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 async def test_a_server_binds_every_address_once():

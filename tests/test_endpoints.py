@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fdtransport.endpoints import connect_url, listen_url, open_url, parse_url
 from fdtransport.errors import EndpointError
 from fdtransport.schemes import SCHEMES
-from fdtransport.testing import FarEnd, RecordingProtocol, pattern
+from fdtransport.testing import FarEnd, RecordingProtocol, descriptors, pattern
 from fdtransport.testing.observe import until
 from fdtransport.urls import Address
 
@@ -333,6 +333,59 @@ async def test_a_file_is_written(tmp_path, before, options, after):
     writer.close()
     await writer.wait_closed()
     assert path.read_bytes() == after
+
+
+def refuses():
+    raise LookupError("no protocol today")
+
+
+@pytest.mark.parametrize("cancel", [False, True], ids=["the factory fails", "cancelled"])
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [("", None, None), ("?create=new", None, None), ("?append", b"old", b"old"), ("", b"", b"")],
+)
+async def test_only_a_new_file_goes_again_when_nothing_becomes_of_it(
+    tmp_path, options, before, after, cancel
+):
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    open_before = descriptors()
+    opening = connect_url(asyncio.Protocol if cancel else refuses, f"file:{path}{options}", mode="w")
+    if cancel:
+        task = asyncio.ensure_future(opening)
+        await asyncio.sleep(0)
+        assert path.exists()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        with pytest.raises(LookupError):
+            await opening
+    assert (path.read_bytes() if path.exists() else None) == after
+    assert descriptors() == open_before
+
+
+async def test_a_file_that_has_taken_the_place_of_a_new_one_stays(tmp_path):
+    path = tmp_path / "file"
+
+    def replaces():
+        path.unlink()
+        path.write_bytes(b"somebody's")
+        refuses()
+
+    with pytest.raises(LookupError):
+        await connect_url(replaces, f"file:{path}", mode="w")
+    assert path.read_bytes() == b"somebody's"
+
+
+async def test_a_link_that_leads_nowhere_yet_leads_to_a_new_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    _, writer = await open_url(f"file:{tmp_path}/link", mode="w")
+    writer.write(b"new")
+    writer.close()
+    await writer.wait_closed()
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 async def test_a_directory_is_no_file(tmp_path):

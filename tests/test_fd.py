@@ -493,6 +493,18 @@ async def test_a_regular_file_has_no_records(helper, tmp_path):
 
 
 @every_helper
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET], ids=["stream", "seqpacket"])
+@pytest.mark.parametrize("half", [False, True], ids=["", "half of a pair"])
+async def test_a_listening_socket_is_refused_at_once(helper, kind, half, pipe):
+    with socket.socket(socket.AF_UNIX, kind) as listening:
+        listening.bind("")
+        listening.listen()
+        fd = listening.fileno()
+        with Untouched(fd), pytest.raises(ValueError, match="listens"):
+            await helper((fd, pipe[1]) if half else fd)
+
+
+@every_helper
 async def test_a_descriptor_under_a_transport_of_ours_is_refused(helper, pair):
     near, far = pair
     reader, writer = await open_fd(near)

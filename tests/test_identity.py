@@ -6,10 +6,12 @@ import asyncio
 import errno
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from fdtransport import connect_fd, create_connection
+from fdtransport import connect_fd, create_connection, create_unix_connection
 from fdtransport.testing import RecordingProtocol, descriptors
 from fdtransport.testing.observe import until
 
@@ -74,6 +76,77 @@ async def test_a_socket_object_does_not_close_it_later_either(debugging, victim)
         await until(lambda: protocol.lost, "the loss is told")
         assert near.fileno() == -1
         os.close(stranger)
+
+
+class TakesDescriptors(RecordingProtocol):
+    def fds_received(self, fds):
+        for fd in fds:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("move", ["write", "read", "send"])
+@pytest.mark.parametrize("make", [RecordingProtocol, TakesDescriptors], ids=["", "fds_received"])
+async def test_a_transport_that_passes_descriptors_looks_as_well(debugging, victim, make, move):
+    before = descriptors()
+    near, far = socket.socketpair()
+    with far:
+        transport, protocol = await create_unix_connection(make, sock=near)
+        with socket.socket() as file:
+            transport.send_fds(b"x", [file])
+            stranger = take_over(near.fileno(), victim)
+            if move == "write":
+                transport.write(b"s")
+            elif move == "send":
+                transport.send_fds(b"s", [file])
+            else:
+                transport._read()  # the poller does not know the number any more
+        await until(lambda: protocol.lost, "the loss is told")
+        assert "somebody else has closed" in str(protocol.reason)
+        os.write(stranger, b"mine")
+        os.close(stranger)
+    assert victim.read_bytes() == b"mine"
+    assert descriptors() == before
+
+
+async def test_a_write_side_that_has_ended_is_not_looked_for(debugging):
+    read, far = os.pipe()
+    other, write = os.pipe()
+    transport, protocol = await connect_fd(RecordingProtocol, (read, write))
+    transport.pause_reading()
+    transport.write_eof()
+    os.write(far, b"some bytes")
+    assert os.dup(other) == write  # the number is free
+    source, sink = os.pipe()
+    os.dup2(sink, write)
+    try:
+        assert transport.splice_out(write, 100) == 10
+        assert os.read(source, 100) == b"some bytes"
+    finally:
+        for fd in (far, other, source, sink, write):
+            os.close(fd)
+    transport.close()
+    await until(lambda: protocol.lost, "the loss is told")
+    assert protocol.reason is None
+
+
+def test_no_number_is_compared_with_bytes():
+    """``python -bb`` makes an error of that."""
+    program = """
+import asyncio, os, socket, fdtransport
+async def main():
+    near, far = socket.socketpair()
+    reader, writer = await fdtransport.open_fd((near.detach(), os.open(os.devnull, os.O_WRONLY)))
+    far.send(b"x")
+    assert await reader.read(1) == b"x"
+    writer.write(b"x")
+    await writer.transport.flushed()
+    writer.transport.abort()
+asyncio.run(main(), debug=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-bb", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_in_debug_mode_bytes_move_as_ever(debugging):

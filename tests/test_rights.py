@@ -477,6 +477,28 @@ async def test_close_sends_them_first(pair, files):
     assert not waiting()
 
 
+async def test_while_a_file_is_sent_they_are_refused_and_none_is_left(pair, files, tmp_path):
+    near, far = pair
+    transport, _ = await connect(near)
+    (tmp_path / "file").write_bytes(pattern(1_000_000))
+    with (tmp_path / "file").open("rb") as file:
+        sending = asyncio.ensure_future(transport.sendfile(file))
+        await turns()
+        [one] = files()
+        before = descriptors()
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            transport.send_fds(b"x", [one])
+        assert descriptors() == before
+        peer = Peer(far)
+        await until(lambda: peer.read(100, lambda: 65536) or sending.done(), "the file is sent")
+        assert await sending == 1_000_000
+        transport.send_fds(b"y", [one])
+        await until(lambda: peer.read(100, lambda: 65536) or len(peer.data) > 1_000_000, "all is there")
+        assert peer.data == pattern(1_000_000) + b"y"
+        assert list(peer.sets.values()) == [[identity(one)]]
+    await transport.aclose()
+
+
 async def test_after_the_end_they_are_dropped_and_after_write_eof_refused(pair, files):
     transport, _ = await connect(pair[0])
     (fd,) = files()

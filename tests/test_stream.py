@@ -1309,6 +1309,33 @@ async def test_a_pull_producer_is_asked_each_time_the_queue_has_emptied_and_not_
     await protocol.end()
 
 
+@pytest.mark.parametrize("asked_before", [0, 3], ids=["at once", "later"])
+async def test_a_pull_producer_that_fails_is_reported_once_and_close_does_not_wait_for_it(
+    far_end, reports, asked_before
+):
+    near, far = far_end()
+    transport, protocol = await connect_fd(Record, near)
+    asked = []
+
+    class Pull(Producer):
+        def resume_producing(self) -> None:
+            asked.append(None)
+            if len(asked) > asked_before:
+                raise ValueError("nothing more")
+            transport.write(b"x" * 10)
+
+    transport.register_producer(Pull(), streaming=False)
+    await until(lambda: len(asked) > asked_before)
+    transport.write(b"y")  # anybody else goes on writing
+    transport.register_producer(Producer(), streaming=False)  # the place is free
+    transport.unregister_producer()
+    transport.close()
+    assert await protocol.end() is None
+    assert take(far) == b"x" * 10 * asked_before + b"y"
+    assert [report["message"] for report in reports] == ["producer.resume_producing() failed"]
+    assert len(asked) == asked_before + 1
+
+
 # -- callbacks, context, the end ------------------------------------------------------------------
 
 

@@ -7,12 +7,12 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiohappyeyeballs import start_connection
 
-__all__ = ["AddressInfo", "bind", "dial", "is_tcp", "resolve", "set_nodelay"]
+__all__ = ["AddressInfo", "bind", "bind_all", "dial", "is_tcp", "resolve", "set_nodelay"]
 
 #: What getaddrinfo gives: family, type, protocol, canonical name, address.
 AddressInfo = tuple[int, int, int, str, Any]
@@ -101,18 +101,56 @@ async def dial(
         recorder.errors = []  # their tracebacks lead back here
 
 
+def bind_all(
+    infos: Iterable[AddressInfo], reuse_address: bool | None, reuse_port: bool | None, keep_alive: bool | None
+) -> list[socket.socket]:
+    """A socket bound to each address that this machine has; nothing stays open when this raises.
+
+    :raises OSError: as bind(2); it has none of them. :raises ValueError: *reuse_port*, and the platform
+        has none.
+    """
+    sockets: list[socket.socket] = []
+    missing: list[OSError] = []
+    try:
+        for info in infos:
+            try:
+                sockets.append(bind(info, reuse_address, reuse_port, keep_alive))
+            except OSError as exc:
+                if exc.errno not in _MISSING:
+                    raise
+                missing.append(exc)
+        if not sockets:
+            raise _unbound([info[4] for info in infos], missing)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    finally:
+        missing.clear()  # their tracebacks lead back here
+    return sockets
+
+
+#: Of an address that this machine does not have, or of whose family it has no sockets.
+_MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
+
+
+def _unbound(addresses: Sequence[Any], missing: Sequence[OSError]) -> OSError:
+    what = f"could not bind on any address out of {addresses!r}"
+    if not missing:
+        return OSError(what)
+    number = missing[0].errno or 0
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
 def bind(
     info: AddressInfo, reuse_address: bool | None, reuse_port: bool | None, keep_alive: bool | None
-) -> socket.socket | None:
-    """A socket bound to an address; None when this machine does not have the address or its family.
+) -> socket.socket:
+    """A socket bound to an address.
 
-    :raises OSError: as bind(2). :raises ValueError: *reuse_port*, and the platform has none.
+    :raises OSError: as socket(2) and bind(2). :raises ValueError: *reuse_port*, and the platform has none.
     """
     family, kind, proto, _, address = info
-    try:
-        sock = socket.socket(family, kind, proto)
-    except OSError:
-        return None
+    sock = socket.socket(family, kind, proto)
     try:
         if reuse_address or (reuse_address is None and os.name == "posix" and sys.platform != "cygwin"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
@@ -130,8 +168,6 @@ def bind(
         sock.close()
         if not isinstance(exc, OSError):
             raise
-        if exc.errno == errno.EADDRNOTAVAIL:
-            return None
         what = f"error while attempting to bind on address {address!r}: {str(exc).lower()}"
         raise OSError(exc.errno, what) from None
     return sock

@@ -120,7 +120,8 @@ class Backpressure(Interest):
         ``stop_producing``) the source of what is written here, and obey the water marks through it.
 
         *streaming*: True for a push producer, paused and resumed exactly as the protocol is; False
-        for a pull producer, asked by ``resume_producing()`` now and each time the queue empties.
+        for a pull producer, asked by ``resume_producing()`` now and each time the queue empties; if that
+        raises, it is reported and the producer is forgotten.
         Another transport is a push producer. On a transport that is closing or lost the producer
         is stopped at once.
 
@@ -142,8 +143,11 @@ class Backpressure(Interest):
     def _ask_producer(self) -> None:
         """Ask a pull producer for more."""
         producer = self._flow.pull
-        if producer is not None and not self._queue.size and self._state.writes:
-            self._guard("producer.resume_producing() failed", producer.resume_producing)
+        if producer is None or self._queue.size or not self._state.writes:
+            return
+        if not self._guard("producer.resume_producing() failed", producer.resume_producing):
+            # It has written nothing, so nothing would ever ask it again, and close() waits for it.
+            self._producer_lost(producer)
 
     def unregister_producer(self) -> None:
         """Forget the producer, without stopping it. Without one it does nothing."""

@@ -8,6 +8,7 @@ small write a third dearer, so that it is asked where mistakes are looked for: i
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ __all__ = ["Checked"]
 
 class Checked:
     """The functions that move the bytes (``syscalls``, or an adapter's own), each after a look at whose
-    number it is given.
+    number, or socket object, it is given.
 
     :raises OSError: EBADF, from any of them: the number is another file's now, or nobody's.
     """
@@ -31,17 +32,25 @@ class Checked:
 
     def is_still(self, fd: int) -> bool:
         """Whether *fd* is the file that it was; true of a number that was not given."""
+        known = self._files.get(fd)
+        if known is None:
+            return True
         try:
-            return self._files.get(fd) in (None, _identity(fd))
+            return known == _identity(fd)
         except OSError:
             return False
+
+    def forget(self, fd: int) -> None:
+        """*fd* is closed, and its number may be any file's."""
+        self._files.pop(fd, None)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._below, name)  # AttributeError: an adapter's own need not have it
 
         def checked(*args: Any) -> Any:
-            for fd in self._files:
-                if fd in args and not self.is_still(fd):
+            for arg in args:
+                fd = arg.fileno() if isinstance(arg, socket.socket) else arg
+                if type(fd) is int and not self.is_still(fd):
                     raise bad_descriptor(f"somebody else has closed descriptor {fd} under its transport")
             return function(*args)
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import WRITING, Meaning, bad_descriptor
 from . import syscalls
 from .handle import FileLike, fileno_of
+from .identity import Checked
 from .socket_object import Borrowed
 from .stream import BytesLike, StreamTransport, as_buffer
 
@@ -28,15 +29,17 @@ _SCM_PIDFD = 4
 
 
 class Rights:
-    """What moves the bytes of a transport once it passes descriptors; in place of ``syscalls``.
+    """What moves the bytes of a transport once it passes descriptors; in place of *below*, by which it
+    does so.
 
     ``tell`` is called with the descriptors that came, and answers whether their bytes are still
     wanted. Without it the kernel drops what comes.
     """
 
-    __slots__ = ("_marks", "_sent", "_sock", "tell")
+    __slots__ = ("_marks", "_sent", "_sock", "below", "tell")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, below: Any) -> None:
+        self.below = below
         # An object of our own: the caller's may have a timeout, for which Python would wait.
         self._sock = Borrowed(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
         self._sock.setblocking(False)
@@ -45,7 +48,7 @@ class Rights:
         self.tell: Callable[[list[int]], bool] | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(syscalls, name)  # splice and all else that no descriptor travels with
+        return getattr(self.below, name)  # splice and all else that no descriptor travels with
 
     def add(self, ahead: int, fds: list[int]) -> None:
         """Have *fds* leave with the byte that *ahead* bytes of the queue come before."""
@@ -57,19 +60,21 @@ class Rights:
             _close(self._marks.popleft()[1])
 
     def write(self, fd: int, data: Any) -> int:
-        return self.writev(fd, [data]) if self._marks else syscalls.write(fd, data)
+        sent: int = self.writev(fd, [data]) if self._marks else self.below.write(fd, data)
+        return sent
 
     def writev(self, fd: int, buffers: Sequence[Any]) -> int:
         marks = self._marks
         if not marks:
-            return syscalls.writev(fd, buffers)
+            sent: int = self.below.writev(fd, buffers)
+            return sent
         place, fds = marks[0]
         if place > self._sent:
-            sent = syscalls.writev(fd, _first(buffers, place - self._sent))
+            sent = self.below.writev(fd, _first(buffers, place - self._sent))
         else:
             if len(marks) > 1:
                 buffers = _first(buffers, marks[1][0] - place)
-            sent = syscalls.sendmsg(self._sock, buffers, fds)
+            sent = self.below.sendmsg(self._sock, buffers, fds)
             # They left with the first byte; the rest of the message is bytes like others.
             marks.popleft()
             _close(fds)
@@ -78,16 +83,18 @@ class Rights:
 
     def read(self, fd: int, size: int) -> bytes:
         if self.tell is None:
-            return syscalls.read(fd, size)
-        data, control, flags = syscalls.recvmsg(self._sock, size)
+            data: bytes = self.below.read(fd, size)
+            return data
+        data, control, flags = self.below.recvmsg(self._sock, size)
         if control or flags & socket.MSG_CTRUNC:
             self._came(control, flags)
         return data
 
     def readv(self, fd: int, buffers: Sequence[Any]) -> int:
         if self.tell is None:
-            return syscalls.readv(fd, buffers)
-        count, control, flags = syscalls.recvmsg_into(self._sock, buffers)
+            count: int = self.below.readv(fd, buffers)
+            return count
+        count, control, flags = self.below.recvmsg_into(self._sock, buffers)
         if control or flags & socket.MSG_CTRUNC:
             self._came(control, flags)
         return count
@@ -136,7 +143,7 @@ class PassesDescriptors(StreamTransport):
         :raises TypeError: *data* is not bytes-like, or an item of *fds* is no descriptor.
         :raises ValueError: *data* is empty, or *fds* are none or more than 253.
         :raises OSError: EBADF, one is not open; EMFILE, it cannot be duplicated. Nothing is sent then.
-        :raises RuntimeError: after ``write_eof()``.
+        :raises RuntimeError: after ``write_eof()``; a file is being sent.
 
         ::
 
@@ -156,14 +163,25 @@ class PassesDescriptors(StreamTransport):
         rights = self._own_rights()
         copies = _copies(numbers)
         queue = self._own_queue()
-        rights.add(queue.size, copies)
-        queue.append(data)
+        ahead = queue.size
+        try:
+            queue.append(data)
+        except BaseException:  # RuntimeError: a file is being sent
+            _close(copies)
+            raise
+        rights.add(ahead, copies)
         self._queue_grew()
 
     def _own_rights(self) -> Rights:
         if not isinstance(self._sys, Rights):
-            self._sys = Rights(self._wfd)
+            self._sys = Rights(self._wfd, self._sys)
         return self._sys
+
+    def _check_identity(self) -> None:
+        if isinstance(self._sys, Rights):
+            self._sys.below = Checked(self._sys.below, self._wfd)
+        else:
+            super()._check_identity()
 
     def _set_protocol(self, protocol: Any) -> None:
         super()._set_protocol(protocol)
@@ -194,7 +212,7 @@ class PassesDescriptors(StreamTransport):
     def _let_go(self, how: Callable[..., Any]) -> Any:
         if isinstance(self._sys, Rights):
             self._sys.drop()
-            self._sys = syscalls
+            self._sys = self._sys.below
         return super()._let_go(how)
 
 

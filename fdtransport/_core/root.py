@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..errors import COMMON, WRITING, ErrnoTable
+from . import syscalls
 from .flow import Flow
 from .handle import Handle
 from .lifecycle import CloseReason, Event, State
@@ -92,6 +93,10 @@ class Root(asyncio.BaseTransport):
 
     def _check_kind(self) -> None:
         """Raise when this is no descriptor for this kind of transport."""
+        for handle in {self._reading_handle, self._writing_handle}:
+            if handle is not None and syscalls.listens(handle.fd):
+                # Neither reading nor writing it would fail before the first client comes.
+                raise ValueError(f"a connected socket was expected, and this one listens: {handle.file!r}")
 
     def _find_extra(self, name: str) -> Any:
         """Extra info that is worked out when somebody asks; None when there is none."""
@@ -142,14 +147,16 @@ class Root(asyncio.BaseTransport):
         context = {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
         self._loop.call_exception_handler(context)
 
-    def _guard(self, message: str, function: Callable[..., object], *args: Any) -> None:
-        """Call, and report what it raises."""
+    def _guard(self, message: str, function: Callable[..., object], *args: Any) -> bool:
+        """Call, and report what it raises; whether it did not."""
         try:
             function(*args)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._report(message, exc)
+            return False
+        return True
 
     def _call(self, name: str) -> None:
         """Call a flow callback of the protocol in this transport's context.

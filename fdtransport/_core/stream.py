@@ -48,6 +48,7 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
     the other helpers rather than by hand.
 
     :raises OSError: the descriptor is closed, a directory, or the poller refuses it.
+    :raises ValueError: it is a socket that listens.
     :raises DescriptorInUseError: it is under a transport already.
     :raises TypeError: *file* or *protocol* is of no use.
     """
@@ -62,7 +63,11 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
         self._corked = False
         self._sys = syscalls
         super().__init__(*args, **kwargs)
-        if self._loop.get_debug() and self._sys is syscalls:
+        if self._loop.get_debug():
+            self._check_identity()
+
+    def _check_identity(self) -> None:
+        if self._sys is syscalls:
             self._sys = Checked(self._sys, self._rfd, self._wfd)
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
@@ -104,10 +109,8 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
             if self._writing_handle is self._reading_handle:
                 syscalls.shutdown_write(self._wfd)
                 return
-            handle, self._writing_handle, self._wfd = self._writing_handle, None, -1
+            handle = self._part_with_writing()
             if handle is not None:
-                if self._watched == handle.fd:
-                    self._unwatch()
                 try:
                     if stat.S_ISSOCK(syscalls.fstat(handle.fd).st_mode):
                         syscalls.shutdown_write(handle.fd)  # the read descriptor may be a dup of it
@@ -116,6 +119,15 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:  # the peer has gone: reading will tell
                 self._step(Event.READ_ERROR, exc)
+
+    def _part_with_writing(self) -> Handle | None:
+        """What is to be closed for the write side of a pair to end; nothing here uses it any more."""
+        if self._watched == self._wfd:
+            self._unwatch()
+        if isinstance(self._sys, Checked):
+            self._sys.forget(self._wfd)
+        handle, self._writing_handle, self._wfd = self._writing_handle, None, -1
+        return handle
 
     def _pending_error(self) -> OSError | None:
         try:

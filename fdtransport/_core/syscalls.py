@@ -103,6 +103,18 @@ def socket_error(fd: int) -> int:
         sock.detach()
 
 
+def listens(fd: int) -> bool:
+    """Whether *fd* is a socket that accepts connections: SO_ACCEPTCONN of socket(7)."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False  # no socket
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
+
+
 #: These have such a queue. Others take the flag for nothing, and would give a record instead.
 _KEEPING_ERRORS = (socket.IPPROTO_UDP, socket.IPPROTO_ICMP, getattr(socket, "IPPROTO_ICMPV6", 58))
 
