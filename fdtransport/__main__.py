@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import ssl
@@ -89,10 +90,10 @@ class _Version(argparse.Action):
 
 
 def _record(text: str) -> int:
-    value = _count(text)
-    if value > LONGEST:
-        raise ValueError
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < int(text) <= LONGEST:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"a number of bytes from 1 to {LONGEST} is needed, not {text!r}")
 
 
 def _parser() -> _Parser:
@@ -141,8 +142,10 @@ def _reason(exc: BaseException) -> str:
     if isinstance(exc, TransportError) or not (exc.errno and exc.errno > 0):
         return str(exc.strerror)
     words = os.strerror(exc.errno)
-    # Other libraries tell where it happened instead, which we say already.
-    return exc.strerror.removeprefix(f"{words}: ") if exc.strerror.startswith(words) else words
+    if not exc.strerror.startswith(words):
+        return words  # other libraries tell where it happened instead, which we say already
+    # What follows is a whole sentence, which says more than the kernel's words.
+    return exc.strerror.removeprefix(f"{words}: ") if exc.errno == errno.EBADF else exc.strerror
 
 
 class _Quiet(asyncio.Protocol):

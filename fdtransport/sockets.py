@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl as _ssl
 import struct
@@ -20,7 +21,7 @@ from ._core.rights import PassesDescriptors
 from ._core.socket_object import OnSocket, PeerCredentials
 from ._core.stream import StreamTransport
 from ._core.tls import Tls, shake_hands
-from .errors import EndpointError
+from .errors import EndpointError, bad_descriptor
 from .streams import StreamReader, stream_protocol, stream_writer
 
 __all__ = [
@@ -157,6 +158,8 @@ def listening_socket(fd: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)
     except OSError as exc:
+        if exc.errno == errno.EBADF:
+            raise bad_descriptor(f"{fd} is not open") from None
         raise OSError(exc.errno, f"{exc.strerror}: descriptor {fd}") from None
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if not listens or sock.type != socket.SOCK_STREAM:

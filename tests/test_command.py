@@ -370,6 +370,7 @@ def test_its_version_can_be_asked_for(capsys):
         (["--linger", "-1", "-"], "--linger: a number of seconds is needed, not '-1'"),
         (["--linger", "soon", "-"], "--linger: a number of seconds is needed, not 'soon'"),
         (["--max", "0", "tcp+listen://:1", "-"], "--max: a whole number above 0 is needed, not '0'"),
+        (["--record", "2000000", "udp://h:1"], "--record: a number of bytes from 1 to 1048576 is needed"),
         (["--loop", "other", "-"], "--loop"),
         (["a", "b", "c"], "unrecognized arguments: c"),
         (["http://h", "file:{new}"], "there are - (or stdio:), fd:N, tcp://host:port"),
@@ -415,6 +416,9 @@ def test_an_endpoint_that_cannot_be_opened_is_told_in_one_line(tmp_path):
             (f"tcp://127.0.0.1:{deaf.getsockname()[1]}", os.strerror(errno.ECONNREFUSED)),
             (f"file:{tmp_path}", os.strerror(errno.EISDIR)),
             ("fd:99", "99 is not open"),
+            ("fd:99?listen", "99 is not open"),
+            ("fd:0?listen", f"{os.strerror(errno.ENOTSOCK)}: descriptor 0"),
+            ("udp://127.0.0.1:9?interface=none", f"{os.strerror(errno.ENODEV)}: interface 'none'"),
             (f"unix+listen:{tmp_path}/none/sock", os.strerror(errno.ENOENT)),
         ):
             assert run(url, "-") == (1, b"", f"fdtransport: cannot open {url}: {reason}\n")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fdtransport.__main__ import _endpoints, _parser
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
@@ -19,9 +22,13 @@ SLOW = re.compile(rb"^Executing <.*> took [0-9.]+ seconds\n", re.MULTILINE)
 QUICK = {"tour": ["--size", "1"]}
 
 
-def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "dev", "-W", "error", *arguments]
-    result = subprocess.run(command, input=given, capture_output=True, timeout=50, cwd=ROOT, check=False)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(
+        command, input=given, capture_output=True, timeout=50, cwd=cwd, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     result.stderr = SLOW.sub(b"", result.stderr)
     return result
 
@@ -51,7 +58,11 @@ def test_the_tour_moves_every_byte_through_every_kind() -> None:
     assert len(lines) >= 20
 
 
-PROGRAMS = re.findall(r"```python\n(import.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(import.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(
+    r"(?<=python -m fdtransport )\S.*$", "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.M
+)
 
 
 #: What each of them prints.
@@ -60,17 +71,41 @@ PRINTED = [
     rb"b'HELLO\\n'",
     rb"cba",
     rb"RelayResult\(a_to_b=Moved\(bytes=5, engine='splice'\), b_to_a=.*, error=None, .*\)\nb'hello'",
+    rb"b'STARTTLS\\n'\nb'go ahead\\n'\nb'a secret\\n'",
+    rb"b'a question' b'an answer'",
+    rb'"""Anything .*"""',
     rb"[0-9]+ promises kept",
 ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where they run, with the certificate that the README has its reader make."""
+    folder = tmp_path_factory.mktemp("readme")
+    if shutil.which("openssl") is not None:
+        (command,) = re.findall(r"```sh\n(openssl.*?)```", README, re.DOTALL)
+        subprocess.run(["sh", "-c", command], cwd=folder, check=True, capture_output=True, timeout=50)
+    return folder
 
 
 @pytest.mark.parametrize(
     ("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)), ids=range(len(PRINTED))
 )
-def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes) -> None:
-    result = run("-c", program, given=b"abc\n")
+def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes, folder: Path) -> None:
+    if "cert.pem" in program and not (folder / "cert.pem").exists():
+        pytest.skip("the program openssl is not installed")
+    result = run("-c", program, given=b"abc\n", cwd=folder)
     assert (result.returncode, result.stderr) == (0, b""), result
     assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_is_understood(line: str) -> None:
+    assert len(_endpoints(_parser().parse_args(shlex.split(line)))) == 2
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 4
 
 
 def test_a_new_kind_of_descriptor_is_one_small_file() -> None:
