@@ -213,6 +213,11 @@ class _Hub(asyncio.DatagramProtocol):
         self._accepts = False
         self._transport.pause_reading()
 
+    @property
+    def inherited(self) -> bool:
+        handle = self._transport._reading_handle
+        return handle is not None and handle.inherited
+
     def close(self) -> None:
         self._accepts = False
         self._close_if_empty()
