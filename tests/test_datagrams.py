@@ -447,6 +447,29 @@ async def test_detach_from_a_batch_of_empty_records():
         assert protocol.file is near
 
 
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
+    class Interrupted(RecordingDatagramProtocol):
+        ends = 0
+
+        def eof_received(self):
+            self.ends += 1
+            raise exception
+
+    async def open_one():
+        return await create_datagram_endpoint(Interrupted, sock=near)
+
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near:
+        transport, protocol = loop.run_until_complete(open_one())
+        far.close()
+        with pytest.raises(exception):
+            loop.run_until_complete(asyncio.sleep(10))
+        loop.run_until_complete(transport.aclose())
+        assert protocol.ends == 1
+        assert transport.close_reason is CloseReason.PEER
+
+
 class EndsInTheBatch(RecordingDatagramProtocol):
     ends = 0
     how = "close"

@@ -171,6 +171,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             try:
                 keep = told()
             except (SystemExit, KeyboardInterrupt):
+                self._step(Event.EOF_CLOSE)  # it is told once
                 raise
             except BaseException as exc:
                 self._data_failed("eof_received", exc)
