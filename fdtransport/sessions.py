@@ -57,6 +57,11 @@ class _Share(Handle):
 
     # -- records ------------------------------------------------------------------------------
 
+    @property
+    def takes_more(self) -> bool:
+        """False from the transport's ``close()`` on."""
+        return self.transport is None or not self.transport.is_closing()
+
     def put(self, record: tuple[bytes, Any]) -> None:
         self.heard = self.hub.loop.time()
         if len(self.inbox) >= INBOX_RECORDS or self.size >= INBOX_BYTES:
@@ -101,9 +106,11 @@ class _Share(Handle):
         self._turn = None
         if self._reader is not None:
             callback, *args = self._reader
-            callback(*args)
-            if self.inbox:
-                self._wake()
+            try:
+                callback(*args)
+            finally:  # also after an interrupt (KeyboardInterrupt), which the callback lets through
+                if self.inbox:
+                    self._wake()
 
     def add_reader(self, _fd: int, callback: Callable[..., Any], /, *args: Any) -> None:
         self._reader = (callback, *args)
@@ -134,7 +141,8 @@ class SessionTransport(DatagramTransport):
     """What one peer of a datagram server sends, and the way back to it. Made by the server.
 
     A `DatagramTransport` on a socket that it shares: closing it ends the session, and ``detach`` is not
-    possible. Records that come while reading is paused wait, up to 256 of them or 1 MiB; more are
+    possible. What comes after ``close()`` begins a new session; what came before and was not read goes with
+    the old one. Records that come while reading is paused wait, up to 256 of them or 1 MiB; more are
     dropped, counted in ``dropped`` and told to ``error_received`` (ENOBUFS), once until there is room.
     """
 
@@ -197,7 +205,8 @@ class _Hub(asyncio.DatagramProtocol):
         self.loop = server.get_loop()
         self.idle = idle
         self._most = most
-        self._sessions: dict[Any, _Share] = {}
+        self._sessions: dict[Any, _Share] = {}  # the latest one of each address
+        self._shares: set[_Share] = set()  # and those that it came after, until they have ended
         self._writers: dict[_Share, tuple[Any, ...]] = {}
         self._accepts = False
         self._transport = _Writing(self.loop, sock, self, None, None, server, max_size=max_size)
@@ -213,6 +222,11 @@ class _Hub(asyncio.DatagramProtocol):
         self._accepts = False
         self._transport.pause_reading()
 
+    @property
+    def inherited(self) -> bool:
+        handle = self._transport._reading_handle
+        return handle is not None and handle.inherited
+
     def close(self) -> None:
         self._accepts = False
         self._close_if_empty()
@@ -221,7 +235,7 @@ class _Hub(asyncio.DatagramProtocol):
         self._transport._give_back()
 
     def _close_if_empty(self) -> None:
-        if not (self._accepts or self._sessions):
+        if not (self._accepts or self._shares):
             self._transport.abort()
 
     # -- protocol of the socket ---------------------------------------------------------------
@@ -229,7 +243,7 @@ class _Hub(asyncio.DatagramProtocol):
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
         for record in records:
             share = self._sessions.get(record[1])
-            if share is None:
+            if share is None or not share.takes_more:
                 share = self._begin(record)
             if share is not None:
                 share.put(record)
@@ -238,10 +252,11 @@ class _Hub(asyncio.DatagramProtocol):
         address = record[1]
         if not self._accepts:
             return None
-        if len(self._sessions) >= self._most:
+        if len(self._shares) >= self._most:
             self.server._refuse(OSError(errno.EMFILE, f"there are {self._most} sessions already"))
             return None
         share = self._sessions[address] = _Share(self, address)
+        self._shares.add(share)
         # A context of its own, so that what one factory sets is not there for the next one.
         contextvars.copy_context().run(self.server._welcome, share, address)  # type: ignore[arg-type]
         return share if share.fd >= 0 else None
@@ -250,7 +265,7 @@ class _Hub(asyncio.DatagramProtocol):
         self.server._refuse(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        for share in tuple(self._sessions.values()):
+        for share in tuple(self._shares):
             if share.transport is not None:
                 share.transport._step(Event.READ_ERROR, exc)
         if exc is not None:
@@ -270,7 +285,9 @@ class _Hub(asyncio.DatagramProtocol):
             callback(*args)
 
     def forget(self, share: _Share) -> None:
-        self._sessions.pop(share.address, None)
+        self._shares.discard(share)
+        if self._sessions.get(share.address) is share:
+            del self._sessions[share.address]
         self._close_if_empty()
 
 

@@ -427,6 +427,80 @@ async def test_a_family_that_the_kernel_lacks_is_named(family):
 # -- what is given -----------------------------------------------------------------------------------
 
 
+class DetachesInTheBatch(RecordingDatagramProtocol):
+    batches = 0
+    file = None
+
+    def packets_received(self, records):
+        self.batches += 1
+        if records == [(b"", None)]:
+            self.file = self.transport.detach().file
+
+
+async def test_detach_from_a_batch_of_empty_records():
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        _, protocol = await create_datagram_endpoint(DetachesInTheBatch, sock=near)
+        far.send(b"x")  # the next wake-up asks for two
+        await until(lambda: protocol.batches, "a record has come")
+        far.send(b"")
+        await lost(protocol)
+        assert protocol.file is near
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
+    class Interrupted(RecordingDatagramProtocol):
+        ends = 0
+
+        def eof_received(self):
+            self.ends += 1
+            raise exception
+
+    async def open_one():
+        return await create_datagram_endpoint(Interrupted, sock=near)
+
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near:
+        transport, protocol = loop.run_until_complete(open_one())
+        far.close()
+        with pytest.raises(exception):
+            loop.run_until_complete(asyncio.sleep(10))
+        loop.run_until_complete(transport.aclose())
+        assert protocol.ends == 1
+        assert transport.close_reason is CloseReason.PEER
+
+
+class EndsInTheBatch(RecordingDatagramProtocol):
+    ends = 0
+    how = "close"
+
+    def packets_received(self, records):
+        if self.how == "raise":
+            raise LookupError("no use for it")
+        getattr(self.transport, self.how)()
+
+    def eof_received(self):
+        self.ends += 1
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "detach", "raise"])
+async def test_no_end_is_told_after_the_batch_in_which_the_transport_ended(how, reports):
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        _, protocol = await create_datagram_endpoint(EndsInTheBatch, sock=near)
+        protocol.how = "pause_reading"
+        far.send(b"x")  # the next wake-up asks for two
+        await until(lambda: not protocol.transport.is_reading(), "a record has come")
+        protocol.how = how
+        far.send(b"y")
+        far.close()
+        protocol.transport.resume_reading()
+        await lost(protocol)
+        assert protocol.ends == 0
+    assert len(reports) == (how == "raise")
+
+
 @pytest.mark.parametrize("timeout", [None, 0, 5])
 async def test_detach_gives_the_socket_back_in_its_former_mode(timeout):
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

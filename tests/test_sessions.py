@@ -114,6 +114,56 @@ async def test_a_session_that_talks_does_not_end():
         assert not protocols[0].lost
 
 
+class AnswersOnce(Echo):
+    def datagram_received(self, data, addr):
+        super().datagram_received(data, addr)
+        self.transport.close()
+
+
+async def test_what_comes_after_close_begins_a_new_session(place):
+    local, options = place
+    async with serving(local, AnswersOnce, **options) as (server, protocols):
+        with client(address_of(server), options.get("family", socket.AF_INET)) as far:
+            await far.send(b"one")
+            await until(lambda: protocols and protocols[0].records, "the first one is answered")
+            hub = server._listeners[0]
+            # In the same wake-up, before the first session's connection_lost().
+            hub.packets_received([(b"two", protocols[0].transport._address)])
+            assert [await far.recv(), await far.recv()] == [b"ONE", b"TWO"]
+            await until(lambda: len(protocols) == 2 and all(p.lost for p in protocols), "both have ended")
+            await far.send(b"three")
+            assert await far.recv() == b"THREE"
+        await until(lambda: all(p.lost for p in protocols), "all have ended")
+        assert not any(p.breaches for p in protocols)
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_after_an_interrupt_the_other_records_of_a_session_are_delivered(loop, exception):
+    class Interrupted(RecordingDatagramProtocol):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data == b"1":
+                raise exception
+
+    async def start():
+        return await create_datagram_server(sessions, LOCAL)
+
+    sessions = Serving(Interrupted)
+    server = loop.run_until_complete(start())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.connect(address_of(server))
+        far.send(b"0")  # the next wake-up asks for two
+        begun = until(lambda: sessions.protocols and sessions.protocols[0].records, "the first came")
+        loop.run_until_complete(begun)
+        far.send(b"1")
+        far.send(b"2")
+        with pytest.raises(exception):
+            loop.run_until_complete(asyncio.sleep(10))
+        [protocol] = sessions.protocols
+        loop.run_until_complete(until(lambda: protocol.records == [b"0", b"1", b"2"], "the rest came"))
+    loop.run_until_complete(server.aclose())
+
+
 @pytest.mark.usefixtures("reports")
 async def test_there_are_at_most_so_many_sessions_at_once():
     async with serving(sessions=2) as (server, protocols):

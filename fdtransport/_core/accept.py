@@ -270,9 +270,10 @@ class Server(asyncio.AbstractServer):
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     def __del__(self) -> None:
-        if self._listeners is not None:
-            warnings.warn(f"unclosed server {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self.close()
+        if self._listeners is None or any(listener.inherited for listener in self._listeners):
+            return  # closed; or a copy of the parent's, in a process that was forked
+        warnings.warn(f"unclosed server {self!r}", ResourceWarning, stacklevel=1, source=self)
+        self.close()
 
 
 class _Listener:
@@ -313,6 +314,10 @@ class _Listener:
         if self._polling and not loop.is_closed():
             loop.remove_reader(self._handle.fd)
         self._polling = False
+
+    @property
+    def inherited(self) -> bool:
+        return self._handle.inherited
 
     def close(self) -> None:
         self.stop()

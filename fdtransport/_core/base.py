@@ -360,16 +360,21 @@ class BaseTransport(Backpressure):
                 return
         except AttributeError:
             return  # its constructor failed before it had anything
+        handle = self._reading_handle or self._writing_handle
+        # In a process that was forked it is a copy. The pollers are shared with the parent (epoll(7)).
+        copied = handle is not None and handle.inherited
         try:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
+            if not copied:
+                warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
         finally:
             self._state = State.CLOSED
-            self._remove_interest()
+            if not copied:
+                self._remove_interest()
             try:
                 self._let_go(Handle.close)
             except OSError:
                 pass  # somebody else closed the descriptor
-            if self._server is not None:
+            if self._server is not None and not copied:
                 _detach(self._server, self)
 
 

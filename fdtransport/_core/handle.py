@@ -27,6 +27,15 @@ _PATH_ONLY: int = getattr(os, "O_PATH", 0)
 _owned = bytearray(64)
 
 
+def _forked() -> None:
+    # The transports that were copied are the parent's, and so are their descriptors. (The length stays.)
+    _owned[:] = bytes(len(_owned))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def fileno_of(file: FileLike) -> int:
     """The descriptor number of an int or of an object with ``fileno()``.
 
@@ -92,6 +101,11 @@ class Handle:
     def writable(self) -> bool:
         return self._flags & os.O_ACCMODE != os.O_RDONLY
 
+    @property
+    def inherited(self) -> bool:
+        """Whether it was the parent process that took the descriptor over, before fork(2)."""
+        return self.fd >= 0 and not _owned[self.fd]
+
     def fileno(self) -> int:
         return self.fd
 
@@ -123,8 +137,9 @@ class Handle:
 
     def _disown(self) -> int:
         # The number is forgotten before it is closed: whoever gets it next is safe from us.
+        inherited = self.inherited  # then the parent goes on with the description
         fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if fd >= 0 and not inherited:
             _owned[fd] = 0
             if not self._flags & os.O_NONBLOCK:
                 try:

@@ -125,14 +125,14 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             except OSError as exc:
                 self._budget = count or 1
                 self._deliver(batch)
-                if left == RECORD_BYTES and isinstance(exc, BlockingIOError):
+                if not count and isinstance(exc, BlockingIOError):
                     self._ready_for_nothing()
                 if self._state.reads:
                     self._read_failed(exc)
                 return
             if not data and self._is_end():
                 self._deliver(batch)
-                if not self._paused:
+                if not self._paused and self._state.reads:
                     self._note_hangup()
                     self._step(self._end_told())
                 return
@@ -171,6 +171,7 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
             try:
                 keep = told()
             except (SystemExit, KeyboardInterrupt):
+                self._step(Event.EOF_CLOSE)  # it is told once
                 raise
             except BaseException as exc:
                 self._data_failed("eof_received", exc)

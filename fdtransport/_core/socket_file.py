@@ -153,7 +153,8 @@ def remover(path: str | bytes) -> Callable[[], None] | None:
     """A function that removes the socket file at *path*, if it is then still the one that is there now.
 
     None for an abstract name, and when there is no file. To be called while the socket is bound: it
-    keeps the file's inode number from being used again.
+    keeps the file's inode number from being used again. In a process that was forked since then the
+    function does nothing: the file is the parent's.
     """
     if not _is_file(path):
         return None
@@ -163,7 +164,11 @@ def remover(path: str | bytes) -> Callable[[], None] | None:
     except OSError:
         return None
 
+    maker = os.getpid()
+
     def remove() -> None:
+        if os.getpid() != maker:
+            return
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(path), made):
                 syscalls.unlink(path)
