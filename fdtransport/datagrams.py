@@ -42,10 +42,10 @@ PATIENCE = 0.002
 _LIVES_ON = (
     errno.ECONNRESET, errno.ENODEV, errno.ENOMEM, errno.ENONET, errno.ENXIO, errno.EPERM, errno.ETIMEDOUT,
 ) if sys.platform == "linux" else (errno.ECONNRESET,)  # fmt: skip
-_NO_NAME = [code for name in dir(socket) if name.startswith("EAI_") and (code := getattr(socket, name)) < 0]
+_NO_NAME = [getattr(socket, name) for name in dir(socket) if name.startswith("EAI_")]
 _READ_ERRORS: ErrnoTable = {**PacketTransport._READ_ERRORS, **dict.fromkeys(_LIVES_ON, Meaning.RECORD)}
 _WRITE_ERRORS: ErrnoTable = {
-    **dict.fromkeys([*errno.errorcode, *_NO_NAME], Meaning.RECORD),
+    **dict.fromkeys([*errno.errorcode, *(code for code in _NO_NAME if code < 0)], Meaning.RECORD),
     **PacketTransport._WRITE_ERRORS,
     **dict.fromkeys((errno.EBADF, errno.ENOTSOCK), Meaning.FATAL),
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from ._core import syscalls
@@ -165,7 +165,7 @@ class RecordWay(Way):
 
     def choose_engine(self, splices: bool) -> None:
         self.moved.engine = "records"
-        self.pump = self._read if self.source.ours else self._nothing
+        self.pump: Callable[[], None] = self._read if self.source.ours else self._nothing
 
     def start(self) -> None:
         if isinstance(self.source, RecordSide):

@@ -206,7 +206,11 @@ _KINDS = {
 }
 _KIND = choice("stream", *_KINDS)
 #: Options of a listening UNIX socket that a type of it has no use for.
-OF_NO_USE = {"stream": ("idle", "sessions"), "seqpacket": ("idle", "sessions"), "datagram": ("backlog",)}
+OF_NO_USE: dict[str, tuple[str, ...]] = {
+    "stream": ("idle", "sessions"),
+    "seqpacket": ("idle", "sessions"),
+    "datagram": ("backlog",),
+}
 
 SCHEMES: dict[str, Scheme] = {
     "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),

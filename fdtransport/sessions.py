@@ -309,7 +309,7 @@ class DatagramServer(Server):
         on_close: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(loop, (), SessionTransport, protocol_factory, 0, on_close)
-        self.refused = 0
+        self.refused: int = 0
         hubs: list[Any] = []
         try:
             for sock in sockets:

@@ -40,7 +40,7 @@ class TlsEnd(FarEnd):
         super().__init__(file, timeout=timeout)
         self.can_shutdown_write = False
         #: Whether the transport's side ended without TLS's goodbye.
-        self.cut_short = False
+        self.cut_short: bool = False
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._unsent = b""
         self._early = bytearray()
