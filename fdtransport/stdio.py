@@ -59,7 +59,7 @@ class StdioTransport(StreamTransport):
             source = self._borrow(file[0], to_read=True)
             self._output = self._borrow(file[1], to_read=False)
             self._stay_blocking = {loan.handle.fd for loan in self._loans if loan.stays_blocking}
-            pair = (source and source.handle, self._output and self._output.handle)
+            pair: Any = (source and source.handle, self._output and self._output.handle)
             super().__init__(loop, pair, *args, **kwargs)
         except BaseException:
             self._return_all()

@@ -19,7 +19,7 @@ from . import syscalls
 from .base import NEVER
 from .file_sending import send_file
 from .filling import write_from
-from .handle import Handle
+from .handle import FileLike, Handle
 from .identity import Checked
 from .lifecycle import Event, State
 from .queues import Buffer, ByteQueue, SealedQueue
@@ -57,13 +57,21 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
 
     _new_queue: ClassVar[Callable[[], ByteQueue]] = ByteQueue
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        file: FileLike | tuple[FileLike | None, FileLike | None],
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> None:
         self._burst = 0
         self._cork = self._direct = CORK_AFTER
         self._corked = False
         self._sys = syscalls
-        super().__init__(*args, **kwargs)
-        if self._loop.get_debug():
+        super().__init__(loop, file, protocol, waiter, extra, server)
+        if loop.get_debug():
             self._check_identity()
 
     def _check_identity(self) -> None:
