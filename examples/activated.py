@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE
 
 import fdtransport
 
@@ -58,26 +59,32 @@ async def serve(passed: list[fdtransport.ActivationSocket], idle: float) -> None
     print("done", flush=True)
 
 
+def start(sock: socket.socket, output: int, idle: float) -> subprocess.Popen[bytes]:
+    command = ["sh", "-c", AS_SYSTEMD, "sh", sys.executable, "-m", "examples.activated", f"--idle={idle}"]
+    return subprocess.Popen(command, stdin=sock.fileno(), stdout=output)
+
+
 async def show(idle: float) -> int:
     """What systemd does, and a client."""
-    print("no sockets were passed: this is systemd, with a client")
-    command = ["sh", "-c", AS_SYSTEMD, "sh", sys.executable, "-m", "examples.activated", f"--idle={idle}"]
+    print("no sockets were passed: this is systemd, with a client", flush=True)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = sock.getsockname()
-        child = await asyncio.create_subprocess_exec(*command, stdin=sock.fileno(), stdout=PIPE)
+        read, write = os.pipe()
+        child = start(sock, write, idle)
+        os.close(write)
     try:
-        assert child.stdout is not None
+        told, _ = await fdtransport.open_fd(read)
         reader, writer = await fdtransport.open_connection(*address)
         writer.write(b"hello\n")
         print(f"client: {(await reader.readline()).decode().strip()}", flush=True)
-        await writer.transport.aclose(timeout=5)  # type: ignore[attr-defined]
-        async for line in child.stdout:
+        writer.close()
+        await writer.wait_closed()
+        async for line in told:
             print(f"server: {line.decode().strip()}", flush=True)
-        return await child.wait()
+        return child.wait()
     finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        child.kill()
+        child.wait()
 
 
 async def run(idle: float) -> int:

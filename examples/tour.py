@@ -67,6 +67,17 @@ class Lane(AsyncExitStack):
         self.push_async_exit(finish)
         return child
 
+    def pair(self, kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+        pair = socket.socketpair(socket.AF_UNIX, kind)
+
+        async def close() -> None:
+            await asyncio.sleep(0)  # transports on them have just been aborted, and close them
+            for sock in pair:
+                sock.close()
+
+        self.push_async_callback(close)
+        return pair
+
     def folder(self) -> Path:
         return Path(self.enter_context(tempfile.TemporaryDirectory()))
 
@@ -99,9 +110,9 @@ def lane(name: str, what: str) -> Callable[[Open], Open]:
 
 @lane("fd", "a descriptor: one end of a socket pair")
 async def by_fd(lane: Lane) -> Ends:
-    ours, theirs = socket.socketpair()
-    _, writer = await fdtransport.open_fd(ours.detach())
-    reader, other = await fdtransport.open_fd(theirs.detach())
+    ours, theirs = lane.pair()
+    _, writer = await fdtransport.open_fd(ours)
+    reader, other = await fdtransport.open_fd(theirs)
     lane.keep(other)
     return reader, writer
 
@@ -176,13 +187,13 @@ async def by_unix(lane: Lane) -> Ends:
 
 @lane("relay", "socket to socket through relay(), spliced by the kernel")
 async def by_relay(lane: Lane) -> Ends:
-    near, a = socket.socketpair()
-    b, far = socket.socketpair()
-    left, _ = await fdtransport.connect_fd(asyncio.Protocol, a.detach())
-    right, _ = await fdtransport.connect_fd(asyncio.Protocol, b.detach())
+    near, a = lane.pair()
+    b, far = lane.pair()
+    left, _ = await fdtransport.connect_fd(asyncio.Protocol, a)
+    right, _ = await fdtransport.connect_fd(asyncio.Protocol, b)
     lane.meanwhile(fdtransport.relay(left, right))
-    _, writer = await fdtransport.open_fd(near.detach())
-    reader, other = await fdtransport.open_fd(far.detach())
+    _, writer = await fdtransport.open_fd(near)
+    reader, other = await fdtransport.open_fd(far)
     lane.keep(other)
     return reader, writer
 
@@ -270,7 +281,7 @@ async def by_descriptors(lane: Lane) -> Ends:
                     file.seek(0)
                     reader.feed_data(file.read())
 
-    ours, theirs = socket.socketpair()
+    ours, theirs = lane.pair()
     sender, _ = await fdtransport.create_unix_connection(asyncio.Protocol, sock=ours)
     lane.keep((await fdtransport.create_unix_connection(Receiver, sock=theirs))[0])
 
@@ -323,11 +334,11 @@ class Unpacking(asyncio.DatagramProtocol):
 
 @lane("packet fd", "a descriptor with records: one write is one read")
 async def by_packet_fd(lane: Lane) -> Ends:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = lane.pair(socket.SOCK_SEQPACKET)
     reader = asyncio.StreamReader()
-    receiver, _ = await fdtransport.connect_packet_fd(lambda: Unpacking(reader), theirs.detach())
+    receiver, _ = await fdtransport.connect_packet_fd(lambda: Unpacking(reader), theirs)
     lane.keep(receiver)
-    return reader, writer_of(await fdtransport.open_packet_fd(ours.detach()))
+    return reader, writer_of(await fdtransport.open_packet_fd(ours))
 
 
 @lane("udp", "UDP over the loopback, to a server with a session for each peer")

@@ -44,14 +44,15 @@ endpoints:
 
 examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
-  cat big | python -m fdtransport - tcp://host:port
+  cat big | python -m fdtransport - tcp://example.org:9000
   python -m fdtransport fifo:requests -
   python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
 
-A listener relays each connection to a new connection of the other endpoint; of UDP, each address that
-sends is one. A record becomes bytes as it is, and what is read from a stream at once becomes records of
---record bytes and a shorter one; --frame keeps the boundaries in the stream. Exit status: 0; 1 when
-an endpoint cannot be opened or fails; 2 for a wrong command line; 130 after Ctrl-C.
+A listener relays each connection to a new connection of the other endpoint; of UDP and UNIX datagrams,
+each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes bytes as it is,
+and what is read from a stream at once becomes records of --record bytes and a shorter one; --frame keeps
+the boundaries in the stream. Exit status: 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong
+command line; 130 after Ctrl-C.
 """
 STDIO = SCHEMES["stdio"]
 
@@ -99,7 +100,7 @@ def _record(text: str) -> int:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="python -m fdtransport",
-        description="Relay bytes between two endpoints, both ways, at kernel speed.",
+        description="Relay bytes or records between two endpoints, both ways, by the kernel where it can.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

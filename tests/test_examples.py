@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,16 @@ asyncio.Runner.run = lambda runner, main: really(runner, interrupted(main))
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:
+    # A shell that starts the tests in the background has them ignore the signal.
+    program = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-u", "-c", program, "examples.tour", "--size=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith(b"fdtransport on Python")
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=50)
+    assert (child.returncode, SLOW.sub(b"", errors)) == (130, b"")
