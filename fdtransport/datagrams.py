@@ -34,8 +34,8 @@ _TRUNC = socket.MSG_TRUNC if sys.platform == "linux" else 0
 #: getpeername(2) answers there although nothing is connected: the kernel itself is the peer.
 _ALWAYS_NAMED = (getattr(socket, "AF_NETLINK", -1),)
 _UNIX = getattr(socket, "AF_UNIX", -1)
-#: Seconds between two tries where no poller tells when there is room.
-PATIENCE = 0.002
+#: Seconds between two tries where no poller tells when there is room, at first and at most.
+PATIENCE, MOST_PATIENCE = 0.002, 0.05
 
 # A socket without connections outlives whatever becomes of a record or of whom it was sent to. (The
 # negative numbers are those of a name that could not be looked up.)
@@ -65,8 +65,8 @@ class DatagramTransport(OnSocket, PacketTransport):
     :raises ValueError: it is a stream socket, or one that listens. :raises OSError: it is no socket.
     """
 
-    __slots__ = ("_READ_ERRORS", "_WRITE_ERRORS", "_address", "_blind", "_connected", "_on_close", "_sock",
-                 "_timeout")  # fmt: skip
+    __slots__ = ("_READ_ERRORS", "_WRITE_ERRORS", "_address", "_blind", "_connected", "_on_close",
+                 "_patience", "_sock", "_timeout")  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class DatagramTransport(OnSocket, PacketTransport):
         self._address = address
         self._on_close: Callable[[], None] | None = None
         self._timeout: float | None = 0
+        self._patience = PATIENCE
         super().__init__(loop, file, protocol, waiter, extra, server, max_size=max_size)
         self._on_close = on_close
 
@@ -163,7 +164,13 @@ class DatagramTransport(OnSocket, PacketTransport):
             super()._add_writer()
         elif not self._writer_on:
             self._writer_on = True
-            self._loop.call_later(PATIENCE, self._after_breath, context=self._context)
+            self._loop.call_later(self._patience, self._after_breath, context=self._context)
+
+    def _after_breath(self) -> None:
+        first = self._queue.first
+        super()._after_breath()
+        stuck = first is not None and self._queue.first is first
+        self._patience = min(2 * self._patience, MOST_PATIENCE) if stuck else PATIENCE
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         sock, self._sock = self._sock, None

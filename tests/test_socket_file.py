@@ -228,6 +228,44 @@ async def test_a_directory_that_cannot_be_read_is_used_without_a_lock(path, monk
     (await create_unix_server(asyncio.Protocol, path)).close()
 
 
+async def test_a_file_whose_socket_is_just_being_bound_is_left_alone(path, monkeypatch):
+    """bind(2) makes the file before the socket can be found by it."""
+    stale(path)  # what it looks like meanwhile
+    look = socket_file._owner
+
+    def and_then_it_is_bound(name):
+        answer = look(name)
+        if newcomer.fileno() >= 0 and not newcomer.getsockname():
+            os.unlink(name)
+            newcomer.bind(name)
+        return answer
+
+    with socket.socket(socket.AF_UNIX) as newcomer:
+        monkeypatch.setattr(socket_file, "_owner", and_then_it_is_bound)
+        await refused(path, "by a server")
+        assert stat.S_ISSOCK(os.lstat(path).st_mode)
+
+
+@pytest.mark.parametrize("step", ["_try_bind", "_owner"], ids=["before the look", "after it"])
+async def test_an_owner_who_leaves_in_the_middle_of_it_leaves_the_path_to_us(path, monkeypatch, step):
+    before = getattr(socket_file, step)
+
+    def and_then_it_leaves(*args):
+        if step == "_owner":
+            owner.close()  # and its file is removed next
+        answer = before(*args)
+        owner.close()
+        os.unlink(path)
+        monkeypatch.setattr(socket_file, step, before)
+        return answer
+
+    with socket.socket(socket.AF_UNIX) as owner:
+        owner.bind(path)
+        monkeypatch.setattr(socket_file, step, and_then_it_leaves)
+        async with await create_unix_server(asyncio.Protocol, path):
+            assert await answers(path)
+
+
 async def test_a_stranger_who_takes_the_path_first_keeps_it(path, monkeypatch):
     stale(path)
     stranger = socket.socket(socket.AF_UNIX)

@@ -188,6 +188,11 @@ class PacketQueue:
     def peek(self) -> tuple[bytes, Any]:
         return self.packets[0]
 
+    @property
+    def first(self) -> tuple[bytes, Any] | None:
+        """What ``peek`` gives; None when there is nothing."""
+        return self.packets[0] if self.packets else None
+
     def pop(self) -> tuple[bytes, Any]:
         packet = self.packets.popleft()
         self.size -= len(packet[0]) or 1

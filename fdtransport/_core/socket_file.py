@@ -76,10 +76,9 @@ async def bind_unix(sock: socket.socket, path: str | bytes, mode: int) -> None:
     if not _try_bind(sock, path):
         # Of two servers that find the same old file, none must remove what the other has just made.
         async with _locked(os.path.dirname(path) or os.curdir):
-            owner = _owner(path)
-            if owner is None:
-                syscalls.unlink(path)
-                owner = "" if _try_bind(sock, path) else "a server that has just started"
+            owner = await _clear(path)
+            if owner is None and not _try_bind(sock, path):
+                owner = "a server that has just started"
         if owner:
             raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use, by {owner}")
     if stat.S_IMODE(os.lstat(path).st_mode) != mode:
@@ -106,19 +105,51 @@ def _try_bind(sock: socket.socket, path: str | bytes) -> bool:
     return True
 
 
+async def _clear(path: str | bytes) -> str | None:
+    """Remove what nobody owns any more; the owner, or None when the path is free.
+
+    bind(2) makes the file first and then has the socket found by it: in between, somebody's new file
+    looks like an old one. A file that nobody is found by at two moments is old.
+    """
+    seen = None
+    while True:
+        owner, file = _owner(path), _identity(path)
+        if owner is not None or file is None:
+            return owner
+        if file == seen:
+            syscalls.unlink(path)
+            return None
+        seen = file
+        await asyncio.sleep(PATIENCE)
+
+
+def _identity(path: str | bytes) -> tuple[int, int, int] | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
 def _owner(path: str | bytes) -> str | None:
-    """Who has the path; None when it is a socket file of ours to which no socket is bound any more.
+    """Who has the path; None when nobody has, or it is a socket file of ours to which no socket is bound
+    any more.
 
     A datagram socket that connects to it tells, without disturbing a server: EPROTOTYPE when there
     is one, also one that does not listen yet; ECONNREFUSED when there is none.
     """
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
     if not stat.S_ISSOCK(status.st_mode):
         return "a symbolic link" if stat.S_ISLNK(status.st_mode) else syscalls.kind(status.st_mode)
     with socket.socket(unix_family(), socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
+        except FileNotFoundError:
+            return None
         except OSError as exc:
             if exc.errno == errno.ECONNREFUSED:
                 mine = status.st_uid == os.geteuid()

@@ -353,8 +353,8 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
         is true. A slow disk does not hold the loop.
 
         Returns the bytes sent, fewer than *count* if the file ends before. The position of the file is
-        then ``offset`` plus that, also when this raises. Cancelling is safe: it stops between two
-        pieces, ``file.tell()`` says how far it came, and the transport goes on.
+        then ``offset`` plus that, also when this raises, and as it was if that is nothing. Cancelling is
+        safe: it stops between two pieces, ``file.tell()`` says how far it came, and the transport goes on.
 
         :raises asyncio.SendfileNotAvailableError: the kernel cannot, and *fallback* is false.
         :raises ValueError: *file* is a text file or closed, *offset* is negative, *count* is below 1.
