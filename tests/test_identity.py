@@ -141,6 +141,7 @@ async def main():
     writer.write(b"x")
     await writer.transport.flushed()
     writer.transport.abort()
+    far.close()
 asyncio.run(main(), debug=True)
 """
     done = subprocess.run(
