@@ -50,6 +50,7 @@ class Root(asyncio.BaseTransport):
         "_rfd",
         "_server",
         "_state",
+        "_sys",
         "_tries",
         "_waiters",
         "_watched",
@@ -67,6 +68,9 @@ class Root(asyncio.BaseTransport):
     _extra: dict[str, Any] | None
     _server: Any
     _context: contextvars.Context
+    #: What moves bytes and records: the module ``syscalls``, or an object with the same functions, which an
+    #: adapter or the debug mode puts there (a slot costs no time, unlike a class attribute).
+    _sys: Any
     _reading_handle: Handle | None
     _writing_handle: Handle | None
     _rfd: int
