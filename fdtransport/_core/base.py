@@ -287,7 +287,9 @@ class BaseTransport(Backpressure):
         """The last moment at which extra info can be worked out from the descriptor."""
 
     def _remove_interest(self) -> None:
-        if not self._loop.is_closed():
+        if self._loop.is_closed():
+            self._reader_on = self._writer_on = False
+        else:
             self._remove_reader()
             self._remove_writer()
         self._unwatch()

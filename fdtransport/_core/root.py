@@ -199,7 +199,8 @@ class Root(asyncio.BaseTransport):
         return future
 
     def _wake(self, kind: str, exc: BaseException | None = None) -> None:
-        if self._waiters:
+        # (On a closed loop nobody waits any more, and a future could not tell it.)
+        if self._waiters and not self._loop.is_closed():
             for future in self._waiters.pop(kind, ()):
                 if not future.done():
                     future.set_result(None) if exc is None else future.set_exception(exc)
