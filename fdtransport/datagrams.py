@@ -116,7 +116,7 @@ class DatagramTransport(OnSocket, PacketTransport):
         self._blind = sock.family == _UNIX and not connected
 
     def _receive(self) -> tuple[bytes, Any]:
-        record = syscalls.recvfrom(self._sock, self._max_size, _TRUNC)
+        record: tuple[bytes, Any] = self._sys.recvfrom(self._sock, self._max_size, _TRUNC)
         size = len(record[0])
         if size > self._max_size:
             what = f"a record of {size} bytes, which is more than max_size ({self._max_size})"
@@ -128,9 +128,9 @@ class DatagramTransport(OnSocket, PacketTransport):
             if addr is None:
                 addr = self._address
             if addr is not None:
-                syscalls.sendto(self._sock, data, addr)
+                self._sys.sendto(self._sock, data, addr)
                 return
-        syscalls.send(self._sock, data)
+        self._sys.send(self._sock, data)
 
     def sendto(self, data: BytesLike, addr: Any = None) -> None:
         """Send one record; never waits: as ``sendto`` of `PacketTransport`."""
@@ -140,7 +140,7 @@ class DatagramTransport(OnSocket, PacketTransport):
             super().sendto(data, addr)
             return
         try:
-            syscalls.send(self._sock, data)
+            self._sys.send(self._sock, data)
         except OSError as exc:
             self._not_sent(exc, data, None)
             if self._queue.size > self._mark:

@@ -126,6 +126,9 @@ class _Share(Handle):
     def remove_writer(self, _fd: int, /) -> None:
         self.hub.want_write(self, None)
 
+    def forget(self) -> None:
+        self._disown()
+
     def _disown(self) -> int:
         for pending in (self._timer, self._turn):
             if pending is not None:

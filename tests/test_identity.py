@@ -11,8 +11,14 @@ import sys
 
 import pytest
 
-from fdtransport import connect_fd, create_connection, create_unix_connection
-from fdtransport.testing import RecordingProtocol, descriptors
+from fdtransport import (
+    connect_fd,
+    create_connection,
+    create_datagram_endpoint,
+    create_datagram_server,
+    create_unix_connection,
+)
+from fdtransport.testing import RecordingDatagramProtocol, RecordingProtocol, descriptors
 from fdtransport.testing.observe import until
 
 
@@ -106,6 +112,70 @@ async def test_a_transport_that_passes_descriptors_looks_as_well(debugging, vict
         os.close(stranger)
     assert victim.read_bytes() == b"mine"
     assert descriptors() == before
+
+
+class Records(asyncio.DatagramProtocol):
+    lost = None
+
+    def connection_lost(self, exc):
+        self.lost = exc or True
+
+
+@pytest.mark.parametrize("move", ["send", "receive"])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET], ids=["datagram", "seqpacket"])
+async def test_records_are_not_given_to_another_socket_that_has_the_number(debugging, kind, move):
+    before = descriptors()
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    mine, other = socket.socketpair(socket.AF_UNIX, kind)
+    transport, protocol = await create_datagram_endpoint(Records, sock=near)
+    os.close(near.fileno())
+    os.dup2(mine.fileno(), near.fileno())
+    stranger = near.fileno()
+    other.send(b"for somebody else")
+    if move == "send":
+        transport.sendto(b"secret")
+    else:
+        transport._read()
+    await until(lambda: protocol.lost, "the loss is told")
+    assert "somebody else has closed" in str(protocol.lost)
+    assert os.read(stranger, 100) == b"for somebody else"  # it is open, and nobody has read there
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv(100)
+    os.close(stranger)
+    for sock in (far, mine, other):
+        sock.close()
+    assert descriptors() == before
+
+
+async def test_sessions_end_when_somebody_closes_the_socket_of_their_server(debugging, reports):
+    before = descriptors()
+    sessions = []
+
+    def factory():
+        sessions.append(RecordingDatagramProtocol())
+        return sessions[-1]
+
+    server = await create_datagram_server(factory, ("127.0.0.1", 0))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine,
+    ):
+        client.connect(server.sockets[0].getsockname())
+        client.send(b"x")
+        await until(lambda: sessions and sessions[0].records, "there is a session")
+        stranger = sessions[0].transport.fileno()
+        os.close(stranger)
+        os.dup2(mine.fileno(), stranger)
+        sessions[0].transport.sendto(b"secret")
+        await until(lambda: sessions[0].lost, "the loss is told")
+        assert "somebody else has closed" in str(sessions[0].reason)
+        server.close()
+        await server.wait_closed()
+        os.fstat(stranger)
+        os.close(stranger)
+    assert descriptors() == before
+    assert len(reports) <= 1
 
 
 async def test_a_write_side_that_has_ended_is_not_looked_for(debugging):

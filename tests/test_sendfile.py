@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import io
 import os
 import socket
+import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
 
 import fdtransport
-from fdtransport import CloseReason, connect_fd
+from fdtransport import CloseReason, connect_fd, create_connection
 from fdtransport._core import file_copying, file_sending
 from fdtransport._core.borrowed import Nowait
 from fdtransport._core.lifecycle import State
-from fdtransport.testing import FarEnd, FaultPlan, RecordingProtocol, pattern
+from fdtransport.testing import FarEnd, FaultPlan, RecordingProtocol, descriptors, pattern
 from fdtransport.testing.observe import LoopTurns, turns, until
 
 SIZE = 3_000_001
@@ -864,3 +867,36 @@ async def test_a_non_blocking_file_without_data_is_an_error(no_threads_left):
                 await transport.sendfile(file)
             os.close(writing)
             assert await transport.sendfile(file) == 0
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "collected"])
+def test_a_loop_that_ends_in_the_middle_of_a_file_leaves_nothing(loop, tmp_path, how):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    before = descriptors()
+
+    async def begin(near, file):
+        transport, _ = await create_connection(asyncio.Protocol, sock=near)
+        tasks = [asyncio.ensure_future(transport.sendfile(file)), asyncio.ensure_future(transport.flushed())]
+        await turns(20)
+        assert not tasks[0].done()
+        return transport, tasks
+
+    near, far = socket.socketpair()
+    unraisable = []
+    with far, (tmp_path / "file").open("rb") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        transport, tasks = loop.run_until_complete(begin(near, file))
+        del near
+        loop.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            if how != "collected":
+                getattr(transport, how)()
+            if how == "abort":
+                assert transport.fileno() == -1
+            for task in tasks:
+                task._log_destroy_pending = False
+            del transport, tasks, task
+            gc.collect()
+    assert [str(found.exc_value) for found in unraisable] == []
+    assert descriptors().items() <= before.items()  # the loop's own have gone

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import bad_descriptor
+from . import syscalls
 from .backpressure import Backpressure
 from .handle import FileLike, Handle, adopt
+from .identity import Checked
 from .lifecycle import TABLE, Action, CloseReason, Event, State, reason_of
 from .readiness import events_of
 from .root import NEVER, NO_FLOW, NO_QUEUE
@@ -53,6 +55,7 @@ class BaseTransport(Backpressure):
         if not hasattr(protocol, "connection_made"):
             raise TypeError(f"a protocol is needed, not {protocol!r}")
         self._loop = loop
+        self._sys = syscalls
         self._rfd = self._wfd = -1
         self._reading_handle, self._writing_handle = adopt(file)
         self._extra = extra
@@ -87,8 +90,15 @@ class BaseTransport(Backpressure):
         self._state = (
             State.READ_ONLY if self._wfd < 0 else State.WRITE_ONLY if self._rfd < 0 else State.OPEN
         )
+        if loop.get_debug():
+            self._check_identity()
         if server is not None:
             _attach(server, self)
+
+    def _check_identity(self) -> None:
+        """Ask before every call whether the descriptors still are what they were."""
+        if self._sys is syscalls:
+            self._sys = Checked(self._sys, self._rfd, self._wfd)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -277,13 +287,19 @@ class BaseTransport(Backpressure):
         """The last moment at which extra info can be worked out from the descriptor."""
 
     def _remove_interest(self) -> None:
-        if not self._loop.is_closed():
+        if self._loop.is_closed():
+            self._reader_on = self._writer_on = False
+        else:
             self._remove_reader()
             self._remove_writer()
         self._unwatch()
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         """Close or release the descriptors; the numbers are not ours any more."""
+        if isinstance(self._sys, Checked):
+            for handle in (self._reading_handle, self._writing_handle):
+                if handle is not None and not self._sys.is_still(handle.fd):
+                    handle.forget()
         self._rfd = self._wfd = -1
         reading, self._reading_handle = self._reading_handle, None
         writing, self._writing_handle = self._writing_handle, None

@@ -84,11 +84,11 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _receive(self) -> tuple[bytes, Any]:
         """One record and where it came from."""
-        return syscalls.read(self._rfd, self._max_size), None
+        return self._sys.read(self._rfd, self._max_size), None
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         """One record to the kernel."""
-        if syscalls.write(self._wfd, data) < len(data):
+        if self._sys.write(self._wfd, data) < len(data):
             raise OSError(errno.EMSGSIZE, f"{os.strerror(errno.EMSGSIZE)}: a part of the record was sent")
 
     def _is_end(self) -> bool:

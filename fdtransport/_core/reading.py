@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from typing import Any
 
 from ..errors import Meaning, meaning
 from .base import BaseTransport
@@ -28,13 +27,10 @@ READS = 8
 class ByteReading(BaseTransport):
     """The read side of a byte stream. See the module's first lines."""
 
-    __slots__ = ("_burst", "_sys")
+    __slots__ = ("_burst",)
 
     #: Writes in this turn of the loop; each read event begins it anew, so that an answer does not wait.
     _burst: int
-    #: What moves the bytes: the module ``syscalls``, or an object of an adapter with the same functions
-    #: (a slot costs no time, unlike a class attribute).
-    _sys: Any
 
     # -- what an adapter may override ---------------------------------------------------------
 

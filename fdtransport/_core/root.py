@@ -50,6 +50,7 @@ class Root(asyncio.BaseTransport):
         "_rfd",
         "_server",
         "_state",
+        "_sys",
         "_tries",
         "_waiters",
         "_watched",
@@ -67,6 +68,9 @@ class Root(asyncio.BaseTransport):
     _extra: dict[str, Any] | None
     _server: Any
     _context: contextvars.Context
+    #: What moves bytes and records: the module ``syscalls``, or an object with the same functions, which an
+    #: adapter or the debug mode puts there (a slot costs no time, unlike a class attribute).
+    _sys: Any
     _reading_handle: Handle | None
     _writing_handle: Handle | None
     _rfd: int
@@ -195,7 +199,8 @@ class Root(asyncio.BaseTransport):
         return future
 
     def _wake(self, kind: str, exc: BaseException | None = None) -> None:
-        if self._waiters:
+        # (On a closed loop nobody waits any more, and a future could not tell it.)
+        if self._waiters and not self._loop.is_closed():
             for future in self._waiters.pop(kind, ()):
                 if not future.done():
                     future.set_result(None) if exc is None else future.set_exception(exc)

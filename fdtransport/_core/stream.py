@@ -69,21 +69,7 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
         self._burst = 0
         self._cork = self._direct = CORK_AFTER
         self._corked = False
-        self._sys = syscalls
         super().__init__(loop, file, protocol, waiter, extra, server)
-        if loop.get_debug():
-            self._check_identity()
-
-    def _check_identity(self) -> None:
-        if self._sys is syscalls:
-            self._sys = Checked(self._sys, self._rfd, self._wfd)
-
-    def _let_go(self, how: Callable[[Handle], Any]) -> Any:
-        if isinstance(self._sys, Checked):
-            for handle in (self._reading_handle, self._writing_handle):
-                if handle is not None and not self._sys.is_still(handle.fd):
-                    handle.forget()
-        return super()._let_go(how)
 
     # -- TLS ----------------------------------------------------------------------------------
 
