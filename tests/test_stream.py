@@ -756,6 +756,28 @@ async def test_a_pause_in_get_buffer_holds_from_there_on(far_end):
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_connection_made_leaves_a_transport_that_works(loop, exception):
+    class Interrupted(asyncio.Protocol):
+        data = b""
+
+        def connection_made(self, transport):
+            raise exception
+
+        def data_received(self, data):
+            self.data += data
+
+    near, far = socket.socketpair()
+    with far:
+        opening = loop.create_task(connect_fd(Interrupted, near.detach()))
+        with pytest.raises(exception):
+            loop.run_until_complete(turns(100))
+        transport, protocol = loop.run_until_complete(asyncio.wait_for(opening, LIMIT))
+        far.send(b"x")
+        loop.run_until_complete(until(lambda: protocol.data == b"x"))
+        loop.run_until_complete(transport.aclose())
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
 def test_the_end_is_told_once_also_when_it_is_interrupted(loop, exception):
     """An interrupt goes through to whoever runs the loop; what runs after it finds the transport closing."""
 

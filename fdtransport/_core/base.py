@@ -104,11 +104,11 @@ class BaseTransport(Backpressure):
 
     def _begin(self, waiter: asyncio.Future[None] | None) -> None:
         try:
-            self._protocol.connection_made(self)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report("protocol.connection_made() failed", exc)
+            self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
+        finally:  # also after an interrupt (KeyboardInterrupt): whoever waits here must not wait for ever
+            self._get_going(waiter)
+
+    def _get_going(self, waiter: asyncio.Future[None] | None) -> None:
         self._begun()
         try:
             if self.is_reading() and not self._reader_on:
