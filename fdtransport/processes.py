@@ -119,6 +119,10 @@ class ProcessTransport(asyncio.SubprocessTransport):
         early = getattr(self._protocol, "early_exit", None)
         if early is not None:
             self._guard("protocol.early_exit() failed", early, self._child.returncode)
+        for pipe in self._open_pipes():
+            # The process has let go of them before its end shows. From here on the loop does not hold this
+            # transport any more, and nobody else need hold a descriptor that is not being read.
+            pipe._look_for_hangup()
         if self._open and self._linger is not None:
             self._timer = self._loop.call_later(self._linger, self._linger_over, LAST_TURNS)
         self._maybe_end()
