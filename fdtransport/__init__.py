@@ -13,6 +13,7 @@ from .errors import (
     BufferLimitError,
     DescriptorInUseError,
     EndpointError,
+    OutputLimitError,
     TransportError,
     UnpollableFileError,
 )
@@ -22,6 +23,8 @@ from .files import sendfile
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
+from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
+from .processes import ProcessTransport, subprocess_exec, subprocess_shell
 from .relay import Relay, RelayResult, relay
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
@@ -42,11 +45,14 @@ __all__ = [
     "EndpointError",
     "EventLoop",
     "FifoTransport",
+    "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
     "PacketTransport",
     "PeerCredentials",
     "PipeTransport",
+    "Process",
+    "ProcessTransport",
     "Producer",
     "Relay",
     "RelayResult",
@@ -72,6 +78,8 @@ __all__ = [
     "create_datagram_endpoint",
     "create_datagram_server",
     "create_server",
+    "create_subprocess_exec",
+    "create_subprocess_shell",
     "create_unix_connection",
     "create_unix_server",
     "listen_url",
@@ -91,4 +99,6 @@ __all__ = [
     "start_server",
     "start_tls",
     "start_unix_server",
+    "subprocess_exec",
+    "subprocess_shell",
 ]

@@ -24,6 +24,7 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.child": 1.3,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.root": 1.5,
@@ -57,7 +58,8 @@ FLOORS = {
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
-    "fd": {"datagrams"}, "fifo": {"pipes"}, "pty": {"processes"}, "sessions": {"datagrams"},
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"processes"},
+    "processes": {"pipes", "sockets"}, "pty": {"processes"}, "sessions": {"datagrams"},
     "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
@@ -68,7 +70,8 @@ KERNEL = {
         "open", "close", "closerange", "read", "write", "readv", "writev", "preadv", "pwritev", "pread",
         "pwrite", "splice", "sendfile", "copy_file_range", "dup", "dup2", "pipe", "pipe2", "openpty",
         "fdopen", "fstat", "lseek", "ftruncate", "set_blocking", "get_blocking", "set_inheritable",
-        "eventfd", "memfd_create", "posix_fadvise", "pidfd_open", "fsync", "fdatasync", "ioctl",
+        "eventfd", "memfd_create", "posix_fadvise", "pidfd_open", "fsync", "posix_spawn",
+        "posix_spawnp", "fork", "forkpty", "waitid", "fdatasync", "ioctl",
     },
     "fcntl": None,
     "select": {"epoll", "poll", "select", "kqueue"},
