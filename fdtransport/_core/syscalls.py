@@ -15,9 +15,11 @@ import errno
 import functools
 import os
 import select
+import signal
 import socket
 import stat as _stat
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 try:
@@ -75,6 +77,11 @@ posix_fadvise: Callable[..., None] = getattr(os, "posix_fadvise", _missing("posi
 tcgetattr: Callable[[int], list[Any]] = termios.tcgetattr if termios else _missing("tcgetattr")
 tcsetattr: Callable[[int, int, list[Any]], None] = termios.tcsetattr if termios else _missing("tcsetattr")
 tcgetpgrp: Callable[[int], int] = getattr(os, "tcgetpgrp", _missing("tcgetpgrp"))
+
+# Processes, by a descriptor that names one whatever becomes of its number: pidfd_open(2).
+pidfd_open: Callable[..., int] = getattr(os, "pidfd_open", _missing("pidfd_open"))
+pidfd_send_signal: Callable[..., None] = getattr(signal, "pidfd_send_signal", _missing("pidfd_send_signal"))
+waitid: Callable[..., Any] = getattr(os, "waitid", _missing("waitid"))
 
 # Readiness outside the loop.
 epoll: Callable[..., Any] = getattr(select, "epoll", _missing("epoll"))
@@ -166,6 +173,14 @@ def lock(fd: int) -> None:
     _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
 
 
+def descriptor_limit() -> int:
+    """The number that every descriptor is below: RLIMIT_NOFILE of getrlimit(2)."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
 def dup(fd: int) -> int:
     """A close-on-exec copy of *fd* under a new number, on the same open file description."""
     return int(fcntl(fd, _fcntl.F_DUPFD_CLOEXEC, 3))
@@ -177,6 +192,13 @@ def poll_now(fd: int, events: int) -> int:
     poller.register(fd, events)
     ready = poller.poll(0)
     return ready[0][1] if ready else 0
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """Wait, and hold this thread, until *fd* is readable; false when it was not within *seconds*."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def has_hung_up(fd: int) -> bool:
@@ -235,16 +257,26 @@ def open_slave(master: int) -> int:
 IN_OPEN = 0x20
 
 
-@functools.cache
-def _libc(name: str, *arguments: str) -> Callable[..., int]:
-    """The C library's function *name*, which Python's os has not, as one that raises OSError."""
+def _of_libc(name: str, arguments: tuple[str, ...]) -> Any:
+    """The C library's function *name*, which Python's os has not; None where it has not either."""
     import ctypes
 
     try:
         function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library called None
-        return _missing(name)
+        return None
     function.argtypes = [getattr(ctypes, argument) for argument in arguments]
+    return function
+
+
+@functools.cache
+def _libc(name: str, *arguments: str) -> Callable[..., int]:
+    """The C library's function *name* as one that raises OSError, of those that keep it in errno."""
+    import ctypes
+
+    function = _of_libc(name, arguments)
+    if function is None:
+        return _missing(name)
 
     def call(*args: Any) -> int:
         result = int(function(*args))
@@ -252,6 +284,21 @@ def _libc(name: str, *arguments: str) -> Callable[..., int]:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return result
+
+    return call
+
+
+@functools.cache
+def _libc_spawning(name: str, *arguments: str) -> Callable[..., None]:
+    """The same, of the family of posix_spawn(3), which returns the number of the error."""
+    function = _of_libc(name, arguments)
+    if function is None:
+        return _missing(name)
+
+    def call(*args: Any) -> None:
+        number = int(function(*args))
+        if number:
+            raise OSError(number, os.strerror(number))
 
     return call
 
@@ -269,6 +316,77 @@ def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
 def inotify_rm_watch(fd: int, watch: int) -> None:
     """End a watch. inotify_rm_watch(2)."""
     _libc("inotify_rm_watch", "c_int", "c_int")(fd, watch)
+
+
+#: What a child can be told to do before the program starts: posix_spawn_file_actions_addopen(3) and its kin.
+_ACTIONS = {
+    "open": ("c_int", "c_char_p", "c_int", "c_uint"),
+    "dup2": ("c_int", "c_int"),
+    "close": ("c_int",),
+    "chdir_np": ("c_char_p",),
+    "closefrom_np": ("c_int",),
+}
+#: posix_spawnattr_setflags(3), and POSIX_SPAWN_SETSID, which is newer.
+_SETPGROUP, _SETSIGDEF, _SETSIGMASK, _SETSID = 2, 4, 8, 0x80
+#: Room for each of the opaque structures of <spawn.h>; the largest has 336 bytes.
+_OPAQUE = 1024
+
+
+@functools.cache
+def has_spawn_action(name: str) -> bool:
+    """Whether the C library has the action *name* of ``posix_spawn``; those in ``_np`` are newer."""
+    return _of_libc(f"posix_spawn_file_actions_add{name}", ()) is not None
+
+
+def posix_spawn(
+    path: bytes,
+    argv: Sequence[bytes],
+    env: Sequence[bytes],
+    actions: Iterable[tuple[Any, ...]],
+    *,
+    session: bool = False,
+    process_group: int | None = None,
+    defaults: Iterable[int] = (),
+) -> int:
+    """Start the program at *path*, and return the number of its process.
+
+    *actions*: ``(name, *arguments)`` with the names of ``_ACTIONS``, done in this order. *session*: in a
+    session of its own, before the actions. *defaults*: signals that it must not find ignored. No signal
+    is blocked in it. posix_spawn(3); what Python has of it can neither change the directory nor, before
+    3.13, close what is left. The memory is shared until the program starts and not copied, however
+    large it is; other threads go on meanwhile.
+    """
+    from ctypes import byref, c_char_p, c_int, create_string_buffer
+
+    family = "posix_spawn_file_actions"
+    todo, attributes = create_string_buffer(_OPAQUE), create_string_buffer(_OPAQUE)
+    no_signals, to_default = create_string_buffer(_OPAQUE), create_string_buffer(_OPAQUE)
+    flags = _SETSIGDEF | _SETSIGMASK | (_SETSID if session else 0)
+    _libc_spawning(f"{family}_init", "c_void_p")(todo)
+    try:
+        for name, *arguments in actions:
+            _libc_spawning(f"{family}_add{name}", "c_void_p", *_ACTIONS[name])(todo, *arguments)
+        _libc_spawning("posix_spawnattr_init", "c_void_p")(attributes)
+        try:
+            for signals in (no_signals, to_default):
+                _libc("sigemptyset", "c_void_p")(signals)
+            for number in defaults:
+                _libc("sigaddset", "c_void_p", "c_int")(to_default, number)
+            _libc_spawning("posix_spawnattr_setsigmask", "c_void_p", "c_void_p")(attributes, no_signals)
+            _libc_spawning("posix_spawnattr_setsigdefault", "c_void_p", "c_void_p")(attributes, to_default)
+            if process_group is not None:
+                flags |= _SETPGROUP
+                _libc_spawning("posix_spawnattr_setpgroup", "c_void_p", "c_int")(attributes, process_group)
+            _libc_spawning("posix_spawnattr_setflags", "c_void_p", "c_short")(attributes, flags)
+            pid = c_int(-1)
+            call = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
+            words, settings = (c_char_p * (len(argv) + 1))(*argv), (c_char_p * (len(env) + 1))(*env)
+            call(byref(pid), path, todo, attributes, words, settings)
+            return pid.value
+        finally:
+            _libc_spawning("posix_spawnattr_destroy", "c_void_p")(attributes)
+    finally:
+        _libc_spawning(f"{family}_destroy", "c_void_p")(todo)
 
 
 _KINDS = (
