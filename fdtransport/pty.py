@@ -7,31 +7,32 @@ signals from the keyboard, a window size. The end of the pair that programs have
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import os
 import select
 import signal
 from collections.abc import Iterable
 from typing import Any
 
 from ._core import syscalls, terminal
-from ._core.lifecycle import State
 from ._core.stream import BytesLike, StreamTransport, as_buffer
 from ._core.terminal import WindowSize
-from .errors import COMMON, Meaning, bad_descriptor
+from .errors import bad_descriptor
 
 __all__ = ["PtyTransport", "WindowSize"]
 
 #: Seconds between two looks at a terminal's modes, at first and at most: nothing tells of a change.
 LOOK, MOST_LOOK = 0.001, 0.05
+#: Seconds for the other end to read what it was sent, before it is hung up, and between two looks at it.
+GRACE, PAUSE = 0.2, 0.002
 
 
 class PtyTransport(StreamTransport):
     """A byte stream on the master of a pair of terminals, and the terminal's own things.
 
     It ends with ``eof_received`` and ``connection_lost(None)`` when nobody has the other end any more, after
-    everything that was written there. Closing it hangs the terminal up (SIGHUP); what the program has not
-    read by then, nobody reads.
+    everything that was written there. Closing it hangs the terminal up (SIGHUP), and the kernel throws away
+    what the program has not read by then: ``close()`` gives it 0.2 s to read it.
 
     ``write_eof()`` types the terminal's end-of-file character (see ``send_eof``); the program can go on
     writing. Extra info: ``slave_name``, ``window_size``, ``fd``.
@@ -39,16 +40,16 @@ class PtyTransport(StreamTransport):
     :raises OSError: ENOTTY, the descriptor is not the master of a pair of terminals.
     """
 
-    __slots__ = ("_line",)
-
-    #: What read(2) says when nobody has the other end (and nothing is left to read).
-    _READ_ERRORS = {**COMMON, errno.EIO: Meaning.END}
+    __slots__ = ("_grace", "_line")
 
     #: Bytes of the line that has been begun, in canonical mode.
     _line: int
+    #: Seconds that are left for what is unread on the other end, once this one is to be closed.
+    _grace: float
 
     def _check_kind(self) -> None:
         self._line = 0
+        self._grace = GRACE
         if self._rfd < 0 or self._wfd != self._rfd:
             raise bad_descriptor("a terminal's master is one descriptor, open for both directions")
         terminal.slave_path(self._rfd)
@@ -90,9 +91,9 @@ class PtyTransport(StreamTransport):
     def termios(self) -> list[Any]:
         """A snapshot of the terminal's attributes, as ``termios.tcgetattr`` gives them; to be set as well.
 
-        :raises OSError: EBADF, the transport has ended. :raises termios.error: the kernel refuses them.
+        :raises OSError: EBADF, the transport has ended; what the kernel says against them.
         """
-        return syscalls.tcgetattr(self._open_fd())
+        return terminal.modes_of(self._open_fd())
 
     @termios.setter
     def termios(self, modes: list[Any]) -> None:
@@ -154,28 +155,30 @@ class PtyTransport(StreamTransport):
 
     def send_signal(self, sig: int, target: str = "child") -> None:
         """Send a signal to the program at the terminal (``"child"``), to the job in its foreground
-        (``"foreground"``, as Ctrl-C does) or to the leader of its session (``"session"``, as a hang-up does).
+        (``"foreground"``, as Ctrl-C does), or to every process of its session (``"session"``: those are looked
+        for in /proc, and the loop waits meanwhile).
 
         :raises ProcessLookupError: there is no such process.
         :raises ValueError: no such *sig* or *target*.
-        :raises OSError: EBADF, the transport has ended.
+        :raises OSError: EBADF, the transport has ended; PermissionError, it is another user's.
         """
         number = signal.Signals(sig)
-        fd = self._open_fd()
-        if target == "foreground":
+        if target == "child":
+            self._signal_child(number)
+        elif target == "foreground":
+            fd = self._open_fd()
             if self.foreground_pgid is None:
                 raise ProcessLookupError(errno.ESRCH, "no job is in the foreground of the terminal")
             terminal.signal_foreground(fd, number)
         elif target == "session":
-            os.kill(self._session_leader(fd), number)
-        elif target == "child":
-            self._signal_child(number)
+            if not terminal.signal_session(self._session_leader(), number):
+                raise ProcessLookupError(errno.ESRCH, "nobody is left of the terminal's session")
         else:
             raise ValueError(f"target must be 'child', 'foreground' or 'session', not {target!r}")
 
-    def _session_leader(self, fd: int) -> int:
+    def _session_leader(self) -> int:
         try:
-            return terminal.session_of(fd)
+            return terminal.session_of(self._open_fd())
         except OSError as exc:
             if exc.errno != errno.ENOTTY:
                 raise
@@ -183,6 +186,40 @@ class PtyTransport(StreamTransport):
 
     def _signal_child(self, number: signal.Signals) -> None:
         raise ProcessLookupError(errno.ESRCH, "no program was started on this terminal from here")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _read_failed(self, exc: OSError) -> None:
+        # What read(2) says when nobody has the other end, and nothing is left to read.
+        if exc.errno == errno.EIO and self._nobody_there():
+            self._read_eof()
+        else:
+            super()._read_failed(exc)
+
+    def _maybe_flushed(self) -> None:
+        ending = self._state.flushing and self._state.closing and self._rfd >= 0
+        if ending and self._grace > 0 and not self._queue.size:
+            if self._is_unread():
+                self._grace -= PAUSE
+                self._loop.call_later(PAUSE, self._maybe_flushed, context=self._context)
+                return
+            self._grace = 0
+        super()._maybe_flushed()
+
+    def _is_unread(self) -> bool:
+        """Whether something waits to be read at the other end; only there can it be asked."""
+        if self._nobody_there():
+            return False
+        try:
+            slave = syscalls.open_slave(self._rfd)
+        except OSError:
+            return False
+        waiting = 0
+        with contextlib.suppress(OSError):
+            waiting = syscalls.poll_now(slave, select.POLLIN) & select.POLLIN
+        with contextlib.suppress(OSError):
+            syscalls.close(slave)
+        return bool(waiting)
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -193,16 +230,23 @@ class PtyTransport(StreamTransport):
             before) is longer than the 4095 bytes that it keeps; nothing of *data* is sent. The kernel would
             drop the rest without a word. ``raw()``, on either end, lifts the limit.
         """
-        if self._state.writes:
-            self._count_line(as_buffer(data))
+        if self._state.writes and as_buffer(data):
+            if self._nobody_there():  # the kernel would keep it for whoever comes next
+                self._unsent()
+                return
+            try:
+                modes = terminal.modes_of(self._wfd)
+            except OSError:
+                pass  # writing will tell
+            else:
+                self._count_line(data, modes)
         super().write(data)
 
     def writelines(self, list_of_data: Iterable[BytesLike]) -> None:
         """``write`` of all of it together."""
         self.write(b"".join([as_buffer(data) for data in list_of_data]))
 
-    def _count_line(self, data: BytesLike) -> None:
-        modes = syscalls.tcgetattr(self._wfd)
+    def _count_line(self, data: BytesLike, modes: list[Any]) -> None:
         if not terminal.is_canonical(modes) or terminal.has_external(modes):
             self._line = 0
             return
@@ -253,10 +297,16 @@ class PtyTransport(StreamTransport):
 
     def _add_writer(self) -> None:
         # A hang-up counts as writable, for ever, to a poller; and what is unsent then has no reader.
-        if syscalls.poll_now(self._wfd, 0) & select.POLLHUP:
+        if self._nobody_there():
             self._unsent()
         else:
             super()._add_writer()
+
+    def _nobody_there(self) -> bool:
+        try:
+            return bool(syscalls.poll_now(self._rfd, 0) & select.POLLHUP)
+        except OSError:
+            return False  # no memory
 
     def _unsent(self) -> None:
         self._write_failed(OSError(errno.EIO, "nobody has the other end of the terminal"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tty
 from functools import partial
-from typing import Any
 
 import pytest
-from one_life import any_call_may_fail, short_calls_are_invisible
+from one_life import short_calls_are_invisible
 
 from fdtransport._core.opening import open_transport
 from fdtransport.pty import PtyTransport
-from fdtransport.testing import FOREVER, Features, PairMaker, Promise, check_run_exit, stream_promises
+from fdtransport.testing import Features, PairMaker, Promise, check_run_exit, stream_promises
 
 
 def raw_pair() -> tuple[int, int]:
@@ -32,14 +31,6 @@ async def test_contract(promise: Promise) -> None:
 
 def test_a_run_that_ends_in_the_middle_leaves_nothing() -> None:
     check_run_exit(MAKE)
-
-
-@pytest.mark.parametrize("times", [1, FOREVER], ids=["once", "for good"])
-async def test_any_call_may_fail(
-    times: int, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await any_call_may_fail(MAKE, times, monkeypatch)
-    assert {report["message"] for report in reports} <= {"closing the descriptor failed"}
 
 
 async def test_short_reads_and_writes_are_invisible() -> None:

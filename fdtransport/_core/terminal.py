@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import os
 import struct
 import sys
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ except ImportError:  # Windows
 
 __all__ = [
     "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "cooked", "echoes", "end_of_file",
-    "has_external", "is_canonical", "raw", "session_of", "set_echo", "set_external", "set_modes",
-    "set_window_size", "signal_foreground", "slave_path", "speed_of", "window_size",
+    "has_external", "is_canonical", "modes_of", "raw", "session_of", "set_echo", "set_external", "set_modes",
+    "set_window_size", "signal_foreground", "signal_session", "slave_path", "speed_of", "window_size",
 ]  # fmt: skip
 
 #: Bytes of a line that a terminal in canonical mode keeps, without its end; it drops the rest
@@ -50,7 +51,9 @@ def checked_size(size: Any) -> WindowSize:
     try:
         wanted = WindowSize(*size)
     except TypeError:
-        raise TypeError(f"a window size is (rows, columns) or (rows, columns, xpixel, ypixel), not {size!r}") from None
+        raise TypeError(
+            f"a window size is (rows, columns) or (rows, columns, xpixel, ypixel), not {size!r}"
+        ) from None
     for name, number in zip(WindowSize._fields, wanted, strict=True):
         least = 0 if "pixel" in name else 1
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= 0xFFFF:
@@ -70,18 +73,27 @@ def set_window_size(fd: int, size: WindowSize) -> None:
     syscalls.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", *size))
 
 
+def modes_of(fd: int) -> list[Any]:
+    """The attributes, as the termios module has them; but what fails is an OSError."""
+    try:
+        return syscalls.tcgetattr(fd)
+    except termios.error as exc:
+        raise OSError(*exc.args) from None
+
+
 def set_modes(fd: int, modes: list[Any]) -> None:
     """Take the attributes over at once, whatever is still on its way."""
-    syscalls.tcsetattr(fd, termios.TCSANOW, modes)
+    try:
+        syscalls.tcsetattr(fd, termios.TCSANOW, modes)
+    except termios.error as exc:
+        raise OSError(*exc.args) from None
 
 
 def raw(modes: list[Any]) -> list[Any]:
     """*modes* as cfmakeraw(3) makes them: every byte as it is, at once."""
     t = termios
     changed = [*modes[:CC], list(modes[CC])]
-    changed[IFLAG] &= ~(
-        t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON
-    )
+    changed[IFLAG] &= ~(t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON)
     changed[OFLAG] &= ~t.OPOST
     changed[LFLAG] &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)
     changed[CFLAG] = changed[CFLAG] & ~(t.CSIZE | t.PARENB) | t.CS8
@@ -150,7 +162,8 @@ def breaks_of(modes: list[Any]) -> bytes:
 
 
 def _speeds() -> dict[int, int]:
-    return {value: int(name[1:]) for name, value in vars(termios).items() if name[0] == "B" and name[1:].isdigit()}
+    names = [name for name in dir(termios) if name[0] == "B" and name[1:].isdigit()]
+    return {getattr(termios, name): int(name[1:]) for name in names}
 
 
 def speed_of(fd: int) -> tuple[int, int]:
@@ -164,7 +177,7 @@ def speed_of(fd: int) -> tuple[int, int]:
         except OSError as exc:
             if exc.errno not in (errno.ENOTTY, errno.EINVAL):
                 raise  # these two: another machine, with other numbers
-    modes = syscalls.tcgetattr(fd)
+    modes = modes_of(fd)
     known = _speeds()
     return known.get(modes[ISPEED], 0), known.get(modes[OSPEED], 0)
 
@@ -186,3 +199,37 @@ def session_of(fd: int) -> int:
 def signal_foreground(fd: int, number: int) -> None:
     """Signal the job in the foreground of a master's terminal; the kernel finds it and signals it at once."""
     syscalls.ioctl(fd, _TIOCSIG, number)
+
+
+def signal_session(leader: int, number: int) -> int:
+    """Signal every process of the session that *leader* leads; how many those were.
+
+    The kernel has no call for it: they are looked for in /proc, and each is held by a pidfd meanwhile, so
+    that nobody else with its number is hit.
+    """
+    count = 0
+    for name in os.listdir("/proc"):
+        if not name.isdecimal() or _session_of_process(name) != leader:
+            continue
+        try:
+            pidfd = syscalls.pidfd_open(int(name))
+        except ProcessLookupError:
+            continue
+        try:
+            if _session_of_process(name) == leader:
+                syscalls.pidfd_send_signal(pidfd, number)
+                count += 1
+        except ProcessLookupError:
+            pass  # it has ended meanwhile
+        finally:
+            syscalls.close(pidfd)
+    return count
+
+
+def _session_of_process(name: str) -> int:
+    try:
+        with open(f"/proc/{name}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return -1
+    return int(fields[3]) if fields[0] not in (b"Z", b"X") else -1
