@@ -22,6 +22,7 @@ from .files import sendfile
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
+from .processes import ProcessTransport, subprocess_exec, subprocess_shell
 from .relay import Relay, RelayResult, relay
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
@@ -47,6 +48,7 @@ __all__ = [
     "PacketTransport",
     "PeerCredentials",
     "PipeTransport",
+    "ProcessTransport",
     "Producer",
     "Relay",
     "RelayResult",
@@ -91,4 +93,6 @@ __all__ = [
     "start_server",
     "start_tls",
     "start_unix_server",
+    "subprocess_exec",
+    "subprocess_shell",
 ]

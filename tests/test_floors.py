@@ -55,7 +55,8 @@ FLOORS = {
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
-    "fd": {"datagrams"}, "fifo": {"pipes"}, "pty": {"processes"}, "sessions": {"datagrams"},
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"processes"},
+    "processes": {"pipes", "sockets"}, "pty": {"processes"}, "sessions": {"datagrams"},
     "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}

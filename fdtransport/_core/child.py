@@ -23,16 +23,18 @@ import functools
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from . import syscalls
 from .spawn import StrOrBytesPath, spawn
 
-__all__ = ["STATUS_UNKNOWN", "Child", "start_child"]
+__all__ = ["LADDER", "STATUS_UNKNOWN", "Child", "Ending", "start_child"]
 
 #: The return code of a process whose status somebody else has taken; asyncio's number.
 STATUS_UNKNOWN = 255
+#: The signals that end a process, one after the other: a request, then what it cannot refuse.
+LADDER: tuple[int, ...] = (signal.SIGTERM, getattr(signal, "SIGKILL", 9))
 #: Seconds that the collection of a killed child waits for its end: as a rule it needs a thousandth.
 PATIENCE = 0.1
 
@@ -70,7 +72,7 @@ def start_child(
 class Child:
     """A child process of this one; see the module's first lines."""
 
-    __slots__ = ("__weakref__", "_exited", "_loop", "_pidfd", "pid", "returncode", "status_known")
+    __slots__ = ("__weakref__", "_exited", "_loop", "_pidfd", "_waiting", "pid", "returncode", "status_known")
 
     pid: int
     returncode: int | None
@@ -81,6 +83,7 @@ class Child:
         self._pidfd = -1
         self._loop = loop
         self._exited: Callable[[], object] | None = exited
+        self._waiting: list[asyncio.Future[None]] = []
         self.pid = pid
         self.returncode = None
         self.status_known = True
@@ -105,6 +108,22 @@ class Child:
         if self._pidfd < 0:
             raise ProcessLookupError(errno.ESRCH, f"process {self.pid} has ended")
         syscalls.pidfd_send_signal(self._pidfd, number)
+
+    async def wait(self) -> int:
+        """The return code, as soon as the process has ended. Cancelling is safe."""
+        while self.returncode is None:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append(future)
+            try:
+                await future
+            finally:
+                if self.returncode is None:
+                    self._waiting.remove(future)
+        return self.returncode
+
+    def end(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:
+        """Send the first signal of *ladder* now; see `Ending`."""
+        return Ending(self.send_signal, self.wait, ladder, grace)
 
     def poll(self) -> int | None:
         """The return code, if it has ended by now, though the loop has not told so yet."""
@@ -135,6 +154,10 @@ class Child:
             self._tell()
 
     def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
         exited, self._exited = self._exited, None
         if exited is not None:
             exited()
@@ -145,7 +168,7 @@ class Child:
         if pidfd >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(pidfd)
-            syscalls.close(pidfd)
+            _close(pidfd)
 
     def _leave(self) -> None:
         pidfd, self._pidfd = self._pidfd, -1
@@ -162,6 +185,52 @@ class Child:
     def __repr__(self) -> str:
         how = "running" if self.returncode is None else f"returncode={self.returncode}"
         return f"<Child pid={self.pid} {how}{'' if self.status_known else ' (unknown)'}>"
+
+
+class Ending:
+    """The end of a process, as far as signals bring it about.
+
+    The first signal of the ladder has been sent when this is made. Awaiting it sends the next one whenever
+    *grace* seconds were not enough for the one before, and gives the return code. Not awaited, the first
+    signal is all. Cancelling is safe, and stops the climb.
+
+    :raises ValueError: *ladder* is empty, or *grace* is negative.
+    """
+
+    __slots__ = ("_grace", "_left", "_send", "_wait")
+
+    def __init__(
+        self,
+        send: Callable[[int], object],
+        wait: Callable[[], Awaitable[int]],
+        ladder: Sequence[int] = LADDER,
+        grace: float = 5.0,
+    ) -> None:
+        if not ladder:
+            raise ValueError("the ladder of signals is empty")
+        if not grace >= 0:
+            raise ValueError(f"grace ({grace!r}) must be >= 0")
+        self._send, self._wait, self._grace = send, wait, grace
+        first, *self._left = ladder
+        self._step(first)
+
+    def _step(self, number: int) -> None:
+        try:
+            self._send(number)
+        except ProcessLookupError:
+            pass  # it has ended, which is what is wanted
+
+    async def _climb(self) -> int:
+        while self._left:
+            try:
+                async with asyncio.timeout(self._grace):
+                    return await self._wait()
+            except TimeoutError:
+                self._step(self._left.pop(0))
+        return await self._wait()
+
+    def __await__(self) -> Generator[Any, None, int]:
+        return self._climb().__await__()
 
 
 def _status(pidfd: int) -> tuple[int, bool] | None:
@@ -187,7 +256,14 @@ def _reap_left() -> None:
         if _status(pidfd) is None:
             _left.append(pidfd)
         else:
-            syscalls.close(pidfd)
+            _close(pidfd)
+
+
+def _close(pidfd: int) -> None:
+    try:
+        syscalls.close(pidfd)
+    except OSError:
+        pass  # it is closed all the same (close(2)), and an end is being told
 
 
 @functools.cache

@@ -1,0 +1,497 @@
+"""Programs with any descriptors: one transport for the process, and one for each descriptor of it.
+
+``subprocess_exec`` is asyncio's, for every loop and every thread, with a map of descriptors in place of
+the three. `create_subprocess_exec` (``process_streams``) is the same to be awaited.
+
+What a protocol is told comes in one order: the data of each descriptor, its end, ``process_exited``,
+``connection_lost``. That the process itself has ended is known at once (``wait()``, ``get_returncode()``,
+``early_exit``), whoever else still holds its descriptors and whatever is still unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import subprocess
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+from ._core import syscalls
+from ._core.child import LADDER, Child, Ending, start_child
+from ._core.child_fds import UNSET, Descriptors, close_ends, descriptor_map, open_ends
+from ._core.lifecycle import CloseReason
+from ._core.spawn import StrOrBytesPath
+from ._core.stream import StreamTransport
+from .pipes import PipeTransport
+from .sockets import UnixTransport
+
+__all__ = ["ProcessTransport", "open_process", "shell_words", "subprocess_exec", "subprocess_shell"]
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+#: Turns of the loop in which, after the linger, what had come before is still read.
+LAST_TURNS = 32
+SHELL = "/bin/sh"
+
+
+class Phase(Enum):
+    STARTING = "starting"  # before connection_made
+    RUNNING = "running"
+    EXITED = "exited"  # it has ended, and a descriptor has not
+    CLOSED = "closed"  # connection_lost has been called
+
+
+class ProcessTransport(asyncio.SubprocessTransport):
+    """A process and its descriptors. Made by ``subprocess_exec``; asyncio's methods and these.
+
+    ``get_pipe_transport(n)`` is the transport of the child's descriptor *n*: a `PipeTransport`, or a
+    `UnixTransport` for ``"rw"``. Each has a life, flow control and half-close of its own.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        argv: Sequence[StrOrBytesPath],
+        fds: Descriptors,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        *,
+        linger: float | None = None,
+        pipe_size: int | None = None,
+        pipe_protocol: Callable[[ProcessTransport, int], asyncio.BaseProtocol] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(extra)
+        self._phase = Phase.CLOSED  # until it is all there: __del__ looks at it
+        if linger is not None and not linger >= 0:
+            raise ValueError(f"linger ({linger!r}) must be >= 0 seconds, or None")
+        if pipe_size is not None and not 0 < pipe_size < 1 << 31:
+            raise ValueError(f"pipe_size ({pipe_size!r}) must be > 0 bytes")
+        if not hasattr(protocol, "connection_made"):
+            raise TypeError(f"a protocol is needed, not {protocol!r}")
+        self._loop = loop
+        self._protocol: Any = protocol
+        self._linger = linger
+        self._timer: asyncio.Handle | None = None
+        self._close_reason: CloseReason | None = None
+        self._context = contextvars.copy_context()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._full: set[int] = set()
+        self._pipes: dict[int, StreamTransport] = {}
+        self._open: set[int] = set()
+        with contextlib.ExitStack() as undo, open_ends(fds) as (theirs, ours):
+            undo.callback(close_ends, ours)
+            self._child: Child = start_child(loop, self._child_ended, argv, fds=theirs, **options)
+            undo.callback(self._child.kill_and_forget)
+            begin = loop.call_soon(self._begin, waiter, context=self._context)
+            undo.callback(begin.cancel)
+            undo.callback(setattr, self, "_protocol", None)  # it is told nothing of what is aborted here
+            make = pipe_protocol or _Pipe
+            for number, end in tuple(ours.items()):
+                connect = _connecting(fds[number], end, pipe_size)
+                self._pipes[number] = connect(loop, make(self, number), _Place(self, number))
+                del ours[number]
+                undo.callback(self._pipes[number].abort)
+            undo.pop_all()
+        self._phase = Phase.STARTING
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def _begin(self, waiter: asyncio.Future[None] | None) -> None:
+        self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
+        self._phase = Phase.RUNNING
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self._child.returncode is not None:
+            self._exited()
+
+    def _child_ended(self) -> None:
+        if self._phase is Phase.RUNNING:  # else _begin sees to it
+            self._context.run(self._exited)
+
+    def _exited(self) -> None:
+        self._phase = Phase.EXITED
+        early = getattr(self._protocol, "early_exit", None)
+        if early is not None:
+            self._guard("protocol.early_exit() failed", early, self._child.returncode)
+        if self._open and self._linger is not None:
+            self._timer = self._loop.call_later(self._linger, self._linger_over, LAST_TURNS)
+        self._maybe_end()
+
+    def _linger_over(self, turns: int) -> None:
+        """Somebody else holds descriptors of the process: what they had before its end is read, no more."""
+        unread = turns and any(
+            pipe.can_read and pipe.is_reading() and syscalls.bytes_readable(pipe.fileno())
+            for pipe in self._open_pipes()
+        )
+        if unread:
+            self._timer = self._loop.call_soon(self._linger_over, turns - 1)
+            return
+        for pipe in self._open_pipes():
+            pipe.abort()
+
+    def _pipe_lost(self, number: int) -> None:
+        self._open.discard(number)
+        self._resume_writing(number)
+        self._maybe_end()
+
+    def _maybe_end(self) -> None:
+        if self._phase is not Phase.EXITED or self._open:
+            return
+        self._phase = Phase.CLOSED
+        if self._close_reason is None:
+            self._close_reason = CloseReason.PEER
+        if self._timer is not None:
+            self._timer.cancel()
+        protocol, waiting = self._protocol, self._waiting
+        self._guard("protocol.process_exited() failed", protocol.process_exited)
+        self._guard("protocol.connection_lost() failed", protocol.connection_lost, None)
+        self._protocol, self._waiting = None, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _guard(self, message: str, function: Callable[..., object], *args: Any) -> None:
+        try:
+            function(*args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            context = {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+            self._loop.call_exception_handler(context)
+
+    def _open_pipes(self) -> list[StreamTransport]:
+        return [self._pipes[number] for number in sorted(self._open)]
+
+    def close(self) -> None:
+        """Close every descriptor, and kill the process if it runs, as asyncio does. Idempotent.
+
+        ``process_exited`` and ``connection_lost(None)`` follow. A process that shall live on is waited
+        for instead.
+        """
+        self._shut(CloseReason.LOCAL, lambda pipe: pipe.close())
+
+    def abort(self) -> None:
+        """As ``close()``, without what is still queued for the process. Idempotent."""
+        self._shut(CloseReason.ABORT, lambda pipe: pipe.abort())
+
+    def _shut(self, reason: CloseReason, how: Callable[[StreamTransport], object]) -> None:
+        if self._phase is Phase.CLOSED:
+            return
+        if self._close_reason is None:
+            self._close_reason = reason
+        for pipe in self._open_pipes():
+            how(pipe)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self._child.send_signal(signal.SIGKILL)
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """``close()``, and return after ``connection_lost``.
+
+        *timeout*: seconds for what is queued, which somebody else may have to read; then ``abort()``.
+        Cancelling is safe: the transport goes on closing.
+        """
+        self.close()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.wait_closed()
+        except TimeoutError:
+            self.abort()
+            await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Return after ``connection_lost``: the process and every descriptor of it have ended."""
+        while self._phase is not Phase.CLOSED:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append(future)
+            try:
+                await future
+            finally:
+                if future in self._waiting:  # cancelled
+                    self._waiting.remove(future)
+
+    async def wait(self) -> int:
+        """The return code, as soon as the process has ended, whatever is unread and whoever has its
+        descriptors. Cancelling is safe."""
+        return await self._child.wait()
+
+    _wait = wait  # asyncio's Process calls it
+
+    def is_closing(self) -> bool:
+        """Whether ``connection_lost`` has come or is under way."""
+        return self._close_reason is not None or self._phase is Phase.CLOSED
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Who ended it: PEER when the process did; None while it is open."""
+        return self._close_reason
+
+    # -- the process ---------------------------------------------------------------------------
+
+    def get_pid(self) -> int:
+        """The number of the process."""
+        return self._child.pid
+
+    def get_returncode(self) -> int | None:
+        """None while it runs; minus the number of the signal that ended it."""
+        return self._child.returncode
+
+    @property
+    def status_known(self) -> bool:
+        """False when somebody else took the status of the process: the return code is 255 then."""
+        return self._child.status_known
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal to the process, and never to another one that has its number by now.
+
+        :raises ProcessLookupError: it has ended. :raises PermissionError: as kill(2).
+        """
+        self._child.send_signal(signal)
+
+    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:  # type: ignore[override]
+        """Send SIGTERM, or the first signal of *ladder*. Nothing, if the process has ended.
+
+        Awaiting the result goes on with the next signal, by default SIGKILL, after *grace* seconds, and
+        gives the return code.
+
+        ::
+
+            code = await transport.terminate(grace=1.0)
+
+        :raises PermissionError: as kill(2). :raises ValueError: *ladder* is empty, *grace* negative.
+        """
+        return self._child.end(ladder, grace)
+
+    def kill(self) -> None:
+        """Send SIGKILL.
+
+        :raises ProcessLookupError: it has ended.
+        """
+        self._child.send_signal(signal.SIGKILL)
+
+    # -- its descriptors -----------------------------------------------------------------------
+
+    def get_pipe_transport(self, fd: int) -> Any:
+        """The transport of the child's descriptor *fd*; None when there is none to it."""
+        return self._pipes.get(fd)
+
+    def close_fd(self, fd: int) -> None:
+        """Close this side of the child's descriptor *fd*, after what is queued for it.
+
+        :raises ValueError: there is no transport on it.
+        """
+        if fd not in self._pipes:
+            raise ValueError(f"descriptor {fd} of the child has no transport, {sorted(self._pipes)} have")
+        self._pipes[fd].close()
+
+    # asyncio's protocols have one pause_writing() for all descriptors.
+
+    def _pause_writing(self, number: int) -> None:
+        self._full.add(number)
+        if len(self._full) == 1:
+            self._protocol.pause_writing()
+
+    def _resume_writing(self, number: int) -> None:
+        if number in self._full:
+            self._full.remove(number)
+            if not self._full:
+                self._guard("protocol.resume_writing() failed", self._protocol.resume_writing)
+
+    def get_protocol(self) -> Any:
+        """The protocol; None after the loss."""
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Tell *protocol* what comes from now on."""
+        if self._phase is not Phase.CLOSED:
+            self._protocol = protocol
+
+    def __repr__(self) -> str:
+        try:
+            code = self._child.returncode
+            known = "" if self._child.status_known else " (unknown)"
+            state = self._phase.value if code is None else f"{self._phase.value} returncode={code}{known}"
+            return f"<{type(self).__name__} {state} pid={self._child.pid} open={sorted(self._open)}>"
+        except AttributeError:
+            return f"<{type(self).__name__} not built>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_phase", Phase.CLOSED) is Phase.CLOSED:
+            return
+        try:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
+        finally:
+            self._phase = Phase.CLOSED
+            self._child.kill_and_forget()
+
+
+class _Place:
+    """A descriptor's place in its process: what the core tells a transport's server, it tells the process."""
+
+    __slots__ = ("_number", "_process")
+
+    def __init__(self, process: ProcessTransport, number: int) -> None:
+        self._process, self._number = process, number
+
+    def _attach(self, _transport: object = None) -> None:
+        self._process._open.add(self._number)
+
+    def _detach(self, _transport: object = None) -> None:
+        self._process._pipe_lost(self._number)
+
+
+class _Pipe(asyncio.Protocol):
+    """Tells the process's protocol what happens to one descriptor."""
+
+    def __init__(self, process: ProcessTransport, number: int) -> None:
+        self._process, self._number = process, number
+
+    def data_received(self, data: bytes) -> None:
+        self._process._protocol.pipe_data_received(self._number, data)
+
+    def eof_received(self) -> bool | None:
+        told = getattr(self._process._protocol, "pipe_eof_received", None)
+        return None if told is None else bool(told(self._number))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._process._protocol is not None:
+            self._process._protocol.pipe_connection_lost(self._number, exc)
+
+    def pause_writing(self) -> None:
+        told = getattr(self._process._protocol, "pipe_pause_writing", None)
+        if told is not None:
+            told(self._number)
+        else:
+            self._process._pause_writing(self._number)
+
+    def resume_writing(self) -> None:
+        told = getattr(self._process._protocol, "pipe_resume_writing", None)
+        if told is not None:
+            told(self._number)
+        else:
+            self._process._resume_writing(self._number)
+
+
+def _connecting(mode: Any, end: Any, pipe_size: int | None) -> Callable[..., StreamTransport]:
+    def connect(loop: Any, protocol: Any, place: Any) -> StreamTransport:
+        if mode == "rw":
+            return UnixTransport(loop, end, protocol, None, None, place)
+        pair = (end, None) if mode == "r" else (None, end)
+        return PipeTransport(loop, pair, protocol, None, None, place, pipe_size=pipe_size)
+
+    return connect
+
+
+# -- helpers -----------------------------------------------------------------------------------
+
+
+async def open_process(
+    protocol_factory: Callable[[], P],
+    argv: Sequence[StrOrBytesPath],
+    fds: Descriptors,
+    *,
+    start_new_session: bool = False,
+    **options: Any,
+) -> tuple[ProcessTransport, P]:
+    """Start it, and wait for ``connection_made``. Cancelled meanwhile, the process is killed."""
+    loop = asyncio.get_running_loop()
+    protocol = protocol_factory()
+    waiter: asyncio.Future[None] = loop.create_future()
+    transport = ProcessTransport(loop, argv, fds, protocol, waiter, new_session=start_new_session, **options)
+    try:
+        await waiter
+    except BaseException:
+        transport.abort()
+        await transport.wait_closed()
+        raise
+    return transport, protocol
+
+
+async def subprocess_exec(
+    protocol_factory: Callable[[], P],
+    program: StrOrBytesPath,
+    *args: StrOrBytesPath,
+    stdin: Any = UNSET,
+    stdout: Any = UNSET,
+    stderr: Any = UNSET,
+    fds: Descriptors | None = None,
+    linger: float | None = None,
+    pipe_size: int | None = None,
+    cwd: StrOrBytesPath | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    executable: StrOrBytesPath | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    start_new_session: bool = False,
+    process_group: int | None = None,
+) -> tuple[ProcessTransport, P]:
+    """Start a program, with a transport on each descriptor of it that is asked for.
+
+    *fds*: the descriptors that the child has, ``{number: what}``, and no others: ``"r"`` (this side
+    reads), ``"w"``, ``"rw"`` (a UNIX socket), DEVNULL, or a descriptor or open file of yours, which stays
+    yours. By default ``{0: "w", 1: "r", 2: "r"}``. *stdin*, *stdout* and *stderr* are other names for 0 to
+    2, in asyncio's words (PIPE, DEVNULL, STDOUT, None to inherit, a file).
+
+    The protocol is an ``asyncio.SubprocessProtocol``. It may also have ``early_exit(returncode)``, called
+    as soon as the process has ended; ``pipe_eof_received(fd)``, which may return true to go on writing to
+    an ``"rw"`` descriptor; and ``pipe_pause_writing(fd)`` and ``pipe_resume_writing(fd)``, called in place
+    of ``pause_writing()`` and ``resume_writing()``, which are for all descriptors together.
+
+    *linger*: seconds after the end of the process that descriptors are kept which somebody else still
+    holds (a background process, for instance); what came before is read then. None: until they let go.
+    *pipe_size*: as for `PipeTransport`. *cwd*, *env*, *executable*, *user*, *group*, *extra_groups*,
+    *start_new_session* and *process_group*: as ``subprocess.Popen``. There is no shell in between.
+
+    Returns ``(transport, protocol)`` after ``connection_made``. Cancelling is safe: the process is killed.
+
+    :raises OSError: the program or *cwd* cannot be used (with its ``filename``), a descriptor is closed.
+    :raises ValueError, TypeError: of what is wrong with the arguments. No process was started then.
+
+    ::
+
+        transport, protocol = await subprocess_exec(Protocol, "gpg", "--status-fd", "3",
+                                                    fds={0: "w", 1: "r", 2: 2, 3: "r"})
+        transport.get_pipe_transport(0).write_eof()
+
+    The process is started by posix_spawn(3), never by a fork, and its end is seen by pidfd_open(2): no
+    handler of SIGCHLD, no thread. With *user* or groups it is setpriv(1) that starts the program.
+    """
+    wanted = descriptor_map(fds, subprocess.PIPE, stdin=stdin, stdout=stdout, stderr=stderr)
+    return await open_process(
+        protocol_factory,
+        [program, *args],
+        wanted,
+        linger=linger,
+        pipe_size=pipe_size,
+        cwd=cwd,
+        env=env,
+        executable=executable,
+        user=user,
+        group=group,
+        extra_groups=extra_groups,
+        start_new_session=start_new_session,
+        process_group=process_group,
+    )
+
+
+async def subprocess_shell(
+    protocol_factory: Callable[[], P], cmd: str | bytes, **options: Any
+) -> tuple[ProcessTransport, P]:
+    """Have ``/bin/sh`` run the command line *cmd*; the rest is as with ``subprocess_exec``.
+
+    :raises TypeError: *cmd* is not one string.
+    """
+    return await subprocess_exec(protocol_factory, *shell_words(cmd), **options)
+
+
+def shell_words(cmd: str | bytes) -> list[str | bytes]:
+    """The program and arguments that run a command line."""
+    if not isinstance(cmd, str | bytes):
+        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; subprocess_exec takes separate arguments")
+    return [SHELL, "-c", cmd]
