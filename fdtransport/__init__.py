@@ -23,6 +23,8 @@ from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
+from .pty import PtyTransport, WindowSize
+from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
@@ -50,6 +52,8 @@ __all__ = [
     "PipeTransport",
     "ProcessTransport",
     "Producer",
+    "PtyProcessTransport",
+    "PtyTransport",
     "Relay",
     "RelayResult",
     "Server",
@@ -62,6 +66,7 @@ __all__ = [
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
+    "WindowSize",
     "activation_sockets",
     "connect_fd",
     "connect_fifo",
@@ -85,11 +90,13 @@ __all__ = [
     "open_packet_fd",
     "open_packet_url",
     "open_pipe",
+    "open_pty_process",
     "open_stdio",
     "open_unix_connection",
     "open_url",
     "relay",
     "sendfile",
+    "spawn_pty",
     "start_server",
     "start_tls",
     "start_unix_server",

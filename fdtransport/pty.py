@@ -155,8 +155,8 @@ class PtyTransport(StreamTransport):
 
     def send_signal(self, sig: int, target: str = "child") -> None:
         """Send a signal to the program at the terminal (``"child"``), to the job in its foreground
-        (``"foreground"``, as Ctrl-C does), or to every process of its session (``"session"``: those are looked
-        for in /proc, and the loop waits meanwhile).
+        (``"foreground"``, as Ctrl-C does), or to every process of its session (``"session"``: they are
+        looked for in /proc, and the loop waits meanwhile).
 
         :raises ProcessLookupError: there is no such process.
         :raises ValueError: no such *sig* or *target*.
