@@ -24,6 +24,7 @@ from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
 from .pty import PtyTransport, WindowSize
+from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
@@ -52,6 +53,7 @@ __all__ = [
     "PipeTransport",
     "ProcessTransport",
     "Producer",
+    "PtyPortTransport",
     "PtyProcessTransport",
     "PtyTransport",
     "Relay",
@@ -63,6 +65,7 @@ __all__ = [
     "StreamReader",
     "StreamTransport",
     "StreamWriter",
+    "TerminalEvent",
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
@@ -71,6 +74,7 @@ __all__ = [
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",
+    "connect_pty",
     "connect_read_pipe",
     "connect_stdio",
     "connect_url",
@@ -90,6 +94,7 @@ __all__ = [
     "open_packet_fd",
     "open_packet_url",
     "open_pipe",
+    "open_pty",
     "open_pty_process",
     "open_stdio",
     "open_unix_connection",

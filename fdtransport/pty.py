@@ -97,7 +97,10 @@ class PtyTransport(StreamTransport):
 
     @termios.setter
     def termios(self, modes: list[Any]) -> None:
-        terminal.set_modes(self._open_fd(), modes)
+        self._set_modes(self._open_fd(), modes)
+
+    def _set_modes(self, fd: int, modes: list[Any]) -> None:
+        terminal.set_modes(fd, modes)
 
     def raw(self) -> None:
         """Have every byte pass as it is, at once: no echo, lines, signals or translation (cfmakeraw(3))."""
@@ -231,7 +234,7 @@ class PtyTransport(StreamTransport):
             drop the rest without a word. ``raw()``, on either end, lifts the limit.
         """
         if self._state.writes and as_buffer(data):
-            if self._nobody_there():  # the kernel would keep it for whoever comes next
+            if self._is_over():
                 self._unsent()
                 return
             try:
@@ -301,6 +304,10 @@ class PtyTransport(StreamTransport):
             self._unsent()
         else:
             super()._add_writer()
+
+    def _is_over(self) -> bool:
+        """Whether what is written has no reader any more; the kernel would keep it for the next one."""
+        return self._nobody_there()
 
     def _nobody_there(self) -> bool:
         try:

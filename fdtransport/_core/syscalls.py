@@ -62,6 +62,10 @@ pipe: Callable[[int], tuple[int, int]] = getattr(os, "pipe2", _missing("pipe2"))
 stat = os.stat
 mkfifo: Callable[..., None] = getattr(os, "mkfifo", _missing("mkfifo"))
 unlink = os.unlink
+lstat = os.lstat
+symlink = os.symlink
+chmod = os.chmod
+chown: Callable[..., None] = getattr(os, "chown", _missing("chown"))
 
 # What a descriptor is.
 fstat = os.fstat
