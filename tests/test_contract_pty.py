@@ -26,7 +26,7 @@ MAKE = PairMaker(raw_pair, Features(half_close=False), connect_master)
 
 @pytest.mark.parametrize("promise", stream_promises(MAKE.features), ids=str)
 async def test_contract(promise: Promise) -> None:
-    assert await promise.run(MAKE)
+    assert await promise.run(MAKE, timeout=20)
 
 
 def test_a_run_that_ends_in_the_middle_leaves_nothing() -> None:

@@ -62,7 +62,7 @@ PROMISES = [promise for promise in stream_promises(PortMaker.features) if promis
 
 @pytest.mark.parametrize("promise", PROMISES, ids=str)
 async def test_contract(promise: Promise) -> None:
-    assert await promise.run(PortMaker())
+    assert await promise.run(PortMaker(), timeout=20)
 
 
 async def port(**options: Any) -> tuple[PtyPortTransport, list[Any]]:
