@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import tty
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from one_life import short_calls_are_invisible
 
 from fdtransport._core.opening import open_transport
 from fdtransport.pty import PtyTransport
-from fdtransport.testing import Features, PairMaker, Promise, check_run_exit, stream_promises
+from fdtransport.testing import FarEnd, Features, PairMaker, Promise, check_run_exit, stream_promises
 
 
 def raw_pair() -> tuple[int, int]:
@@ -20,8 +22,17 @@ def raw_pair() -> tuple[int, int]:
     return master, slave
 
 
+class Patient(PairMaker):
+    """A terminal moves a few KB at a time: in debug mode a megabyte takes seconds."""
+
+    async def __call__(self, protocol_factory: Callable[[], Any]) -> tuple[Any, FarEnd]:
+        transport, far = await super().__call__(protocol_factory)
+        far.timeout = 20
+        return transport, far
+
+
 connect_master = partial(open_transport, PtyTransport)
-MAKE = PairMaker(raw_pair, Features(half_close=False), connect_master)
+MAKE = Patient(raw_pair, Features(half_close=False), connect_master)
 
 
 @pytest.mark.parametrize("promise", stream_promises(MAKE.features), ids=str)

@@ -38,7 +38,7 @@ class PortMaker:
 
     async def __call__(self, protocol_factory: Callable[[], Any]) -> tuple[Any, FarEnd]:
         transport, _ = await connect_pty(protocol_factory)
-        return transport, FarEnd(opened(transport))
+        return transport, FarEnd(opened(transport), timeout=20)  # a megabyte takes seconds in debug mode
 
 
 def opened(transport: PtyPortTransport) -> int:
