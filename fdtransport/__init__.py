@@ -25,6 +25,9 @@ from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
+from .pty import PtyTransport, WindowSize
+from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
+from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
@@ -54,6 +57,9 @@ __all__ = [
     "Process",
     "ProcessTransport",
     "Producer",
+    "PtyPortTransport",
+    "PtyProcessTransport",
+    "PtyTransport",
     "Relay",
     "RelayResult",
     "Server",
@@ -63,13 +69,16 @@ __all__ = [
     "StreamReader",
     "StreamTransport",
     "StreamWriter",
+    "TerminalEvent",
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
+    "WindowSize",
     "activation_sockets",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",
+    "connect_pty",
     "connect_read_pipe",
     "connect_stdio",
     "connect_url",
@@ -91,11 +100,14 @@ __all__ = [
     "open_packet_fd",
     "open_packet_url",
     "open_pipe",
+    "open_pty",
+    "open_pty_process",
     "open_stdio",
     "open_unix_connection",
     "open_url",
     "relay",
     "sendfile",
+    "spawn_pty",
     "start_server",
     "start_tls",
     "start_unix_server",

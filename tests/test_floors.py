@@ -59,7 +59,7 @@ ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"processes"},
-    "processes": {"pipes", "sockets"}, "pty": {"processes"}, "sessions": {"datagrams"},
+    "processes": {"pipes", "sockets"}, "pty_port": {"pty"}, "pty_process": {"pty"}, "sessions": {"datagrams"},
     "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}

@@ -163,18 +163,21 @@ class Root(asyncio.BaseTransport):
         return True
 
     def _call(self, name: str) -> None:
-        """Call a flow callback of the protocol in this transport's context.
+        """Call a flow callback of the protocol in this transport's context."""
+        self._call_inside(f"protocol.{name}() failed", getattr(self._protocol, name))
+
+    def _call_inside(self, message: str, function: Callable[..., object], *args: Any) -> None:
+        """Call in this transport's context, and report what it raises.
 
         ``write()`` may be called from anywhere: inside the context, where it cannot be entered
         once more, or outside of it.
         """
-        function = getattr(self._protocol, name)
         entered = False
 
         def inside() -> None:
             nonlocal entered
             entered = True
-            self._guard(f"protocol.{name}() failed", function)
+            self._guard(message, function, *args)
 
         try:
             self._context.run(inside)

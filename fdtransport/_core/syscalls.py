@@ -62,6 +62,10 @@ pipe: Callable[[int], tuple[int, int]] = getattr(os, "pipe2", _missing("pipe2"))
 stat = os.stat
 mkfifo: Callable[..., None] = getattr(os, "mkfifo", _missing("mkfifo"))
 unlink = os.unlink
+lstat = os.lstat
+symlink = os.symlink
+chmod = os.chmod
+chown: Callable[..., None] = getattr(os, "chown", _missing("chown"))
 
 # What a descriptor is.
 fstat = os.fstat
@@ -72,6 +76,11 @@ set_blocking: Callable[[int, bool], None] = getattr(os, "set_blocking", _missing
 fcntl: Callable[..., Any] = _fcntl.fcntl if _fcntl else _missing("fcntl")
 ioctl: Callable[..., Any] = _fcntl.ioctl if _fcntl else _missing("ioctl")
 posix_fadvise: Callable[..., None] = getattr(os, "posix_fadvise", _missing("posix_fadvise"))
+
+# Terminals: attributes as the termios module has them, the job in the foreground.
+tcgetattr: Callable[[int], list[Any]] = termios.tcgetattr if termios else _missing("tcgetattr")
+tcsetattr: Callable[[int, int, list[Any]], None] = termios.tcsetattr if termios else _missing("tcsetattr")
+tcgetpgrp: Callable[[int], int] = getattr(os, "tcgetpgrp", _missing("tcgetpgrp"))
 
 # Processes, by a descriptor that names one whatever becomes of its number: pidfd_open(2).
 pidfd_open: Callable[..., int] = getattr(os, "pidfd_open", _missing("pidfd_open"))
@@ -232,6 +241,33 @@ def set_pipe_size(fd: int, size: int) -> None:
 def pipe_size(fd: int) -> int:
     """Bytes that the pipe *fd* holds at most: F_GETPIPE_SZ of fcntl(2)."""
     return int(fcntl(fd, _GETPIPE_SZ))
+
+
+#: Of ioctl_tty(2); the termios module knows none of them.
+_TIOCGPTN, _TIOCSPTLCK, _TIOCGPTPEER = 0x80045430, 0x40045431, 0x5441
+
+
+def open_terminal() -> tuple[int, str]:
+    """The master of a new pair of terminals, non-blocking, and the path of its slave: pts(4).
+
+    Not openpty(3): its descriptors are inherited by whatever another thread starts at that moment.
+    """
+    if not _fcntl or not hasattr(os, "O_CLOEXEC"):
+        raise OSError(errno.ENOSYS, "terminals are not available on this platform")
+    master = open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        ioctl(master, _TIOCSPTLCK, array.array("i", [0]))
+        number = array.array("i", [0])
+        ioctl(master, _TIOCGPTN, number)
+    except BaseException:
+        close(master)
+        raise
+    return master, f"/dev/pts/{number[0]}"
+
+
+def open_slave(master: int) -> int:
+    """The other end of a terminal's *master*, which does not become anybody's controlling terminal."""
+    return int(ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
 
 
 IN_OPEN = 0x20

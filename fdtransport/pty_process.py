@@ -1,0 +1,279 @@
+"""Programs on a terminal of their own: shells with job control, ssh, top, whatever asks isatty(3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ._core import syscalls, terminal
+from ._core.child import Child, Ending, start_child
+from ._core.handle import Handle
+from ._core.opening import open_transport
+from ._core.spawn import StrOrBytesPath
+from .pty import PtyTransport
+from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+
+__all__ = ["PtyProcessTransport", "open_pty_process", "spawn_pty"]
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+Size = tuple[int, int] | tuple[int, int, int, int]
+
+#: The signals that end a program at a terminal: what a hang-up sends, and then ever more of them.
+LADDER = tuple(
+    getattr(signal, name) for name in ("SIGHUP", "SIGCONT", "SIGTERM", "SIGKILL") if hasattr(signal, name)
+)
+
+
+class PtyProcessTransport(PtyTransport):
+    """A `PtyTransport` with the program on its terminal. Made by ``spawn_pty``.
+
+    The end comes in one order: everything that the program wrote, ``eof_received``, ``connection_lost``;
+    ``returncode`` is set before the last two. A program that closes its terminal and goes on has not ended.
+    Extra info: also ``pid``.
+    """
+
+    __slots__ = ("_child", "_last", "_linger", "_slave", "_start")
+
+    #: Once true, what is there to be read is all that is waited for.
+    _last: bool
+    #: The other end, held while the program runs: without anybody there, the terminal counts as hung up.
+    _slave: int
+    _child: Child
+
+    def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
+        self._start: Callable[..., Child] | None = start
+        self._linger = linger
+        self._last = False
+        self._slave = -1
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self._start is None:
+                self._child.kill_and_forget()
+            raise
+
+    def _check_kind(self) -> None:
+        super()._check_kind()
+        self._slave = syscalls.open_slave(self._rfd)
+        start, self._start = self._start, None
+        assert start is not None
+        exited = weakref.WeakMethod(self._exited)  # the loop holds the child, not this
+        try:
+            self._child = start(self._loop, lambda: _call(exited()))
+        except BaseException:
+            self._start = start
+            raise
+
+    def _find_extra(self, name: str) -> Any:
+        return self._child.pid if name == "pid" else super()._find_extra(name)
+
+    # -- the program ----------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The number of its process, which is that of its session as well."""
+        return self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; its status, or minus the number of the signal that ended it."""
+        return self._child.returncode
+
+    async def wait(self) -> int:
+        """The return code as soon as it has ended, whoever has its terminal and whatever is unread.
+
+        Also after the transport has ended. Cancelling is safe.
+        """
+        return await self._child.wait()
+
+    def kill(self) -> None:
+        """End it with SIGKILL. :raises ProcessLookupError: it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:
+        """Send the first signal of *ladder* now. Awaited, it sends the next one whenever *grace* seconds were
+        not enough, and gives the return code.
+
+        :raises ValueError: *ladder* is empty, or *grace* negative.
+        """
+        return self._child.end(ladder, grace)
+
+    def _signal_child(self, number: signal.Signals) -> None:
+        self._child.send_signal(number)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _exited(self) -> None:
+        """The loop tells that the program has ended."""
+        self._close_slave()
+        if not self._state.reads:
+            return
+        if self._linger:
+            self._loop.call_later(self._linger, self._read_last, context=self._context)
+        elif self._linger is None:
+            self._context.run(self._read_on)
+        else:
+            self._context.run(self._read_last)
+
+    def _read_last(self) -> None:
+        # Whatever it wrote can be read now: the kernel hands it on before it says that there is nothing.
+        self._last = True
+        if self._state.reads:
+            self._hangup()
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._state.reads and not self._paused:
+            self._remove_reader()
+            self._read_the_rest()
+
+    def _read_again(self) -> None:
+        if self._last:
+            self._read_the_rest()
+        else:
+            super()._read_again()
+
+    def _read_failed(self, exc: OSError) -> None:
+        if self._last and isinstance(exc, BlockingIOError):
+            self._read_eof()
+        else:
+            super()._read_failed(exc)
+
+    def _read_eof(self) -> None:
+        if self._child.poll() is None:
+            # The kernel hangs the terminal up a moment before it tells of the end; that looks again here.
+            self._remove_reader()
+        else:
+            super()._read_eof()
+
+    def _unsent(self) -> None:
+        # What the program did not read before it ended is nobody's fault, and its end is told anyhow.
+        self._queue.clear()
+        self._remove_writer()
+        self._wake("flushed", self._cut_off())
+        self._shrunk()
+
+    def _close_slave(self) -> None:
+        slave, self._slave = self._slave, -1
+        if slave >= 0:
+            with contextlib.suppress(OSError):
+                syscalls.close(slave)
+
+    def _is_unread(self) -> bool:
+        return False  # closing hangs it up at once, as the user of a terminal who leaves
+
+    def _let_go(self, how: Callable[[Handle], Any]) -> Any:
+        self._close_slave()
+        return super()._let_go(how)
+
+
+def _call(method: Callable[[], object] | None) -> None:
+    if method is not None:
+        method()
+
+
+async def spawn_pty(
+    protocol_factory: Callable[[], P],
+    program: StrOrBytesPath,
+    *args: StrOrBytesPath,
+    size: Size = (24, 80),
+    echo: bool = True,
+    raw: bool = False,
+    linger: float | None = 0.0,
+    executable: StrOrBytesPath | None = None,
+    fds: Mapping[int, int] = {},
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    cwd: StrOrBytesPath | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+) -> tuple[PtyProcessTransport, P]:
+    """Start *program* on a new terminal, which controls its session: Ctrl-C and job control work.
+
+    *size*: rows and columns, and pixels if they matter; set before the program starts. *echo*, *raw*: how
+    the terminal begins; programs change it as they like. *env*: the whole environment; None for this
+    process's without LINES and COLUMNS, which would contradict *size*. *fds*: further descriptors,
+    ``{number in the program: ours}``, 0 to 2 among them; ours stay open here.
+
+    *linger*: seconds, after the end of the program, for which others that still have the terminal are
+    listened to. None: until they have gone. With 0 its own last output is all that is waited for.
+
+    Nothing is forked, however large this process is (posix_spawn(3)); nothing is inherited but what was asked
+    for. Returns ``(transport, protocol)`` after ``connection_made``; ``close()`` hangs the terminal up, which
+    ends most programs. When this raises or is cancelled, there is no program and no terminal.
+
+    :raises OSError: no such program, not executable, *cwd*; no descriptors or terminals are left.
+    :raises ValueError: *size*, an unknown user, a NUL.
+
+    ::
+
+        transport, protocol = await spawn_pty(Screen, "bash", "-l", size=(40, 120), env=env)
+        transport.write(b"make\\n")
+
+    See pty(7), setsid(2), credentials(7).
+    """
+    wanted = terminal.checked_size(size)
+    if linger is not None and not linger >= 0:
+        raise ValueError(f"linger ({linger!r}) must be >= 0, or None")
+    if env is None:
+        env = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
+    master, path = syscalls.open_terminal()
+
+    def start(loop: asyncio.AbstractEventLoop, exited: Callable[[], object]) -> Child:
+        return start_child(
+            loop, exited, [program, *args], executable=executable, fds=fds, terminal=path, new_session=True,
+            env=env, cwd=cwd, user=user, group=group, extra_groups=extra_groups,
+        )  # fmt: skip
+
+    made: list[PtyProcessTransport] = []
+
+    def make(*args: Any) -> PtyProcessTransport:
+        made.append(PtyProcessTransport(*args, start=start, linger=linger))
+        return made[0]
+
+    try:
+        terminal.set_window_size(master, wanted)
+        _set_modes(master, echo, raw)
+        return await open_transport(make, protocol_factory, master)
+    except BaseException:
+        if made:
+            made[0]._child.kill_and_forget()
+        syscalls.close(master)
+        raise
+
+
+def _set_modes(master: int, echo: bool, raw: bool) -> None:
+    modes = terminal.modes_of(master)
+    if raw:
+        modes = terminal.raw(modes)
+    elif not echo:
+        modes = terminal.set_echo(modes, False)
+    else:
+        return
+    terminal.set_modes(master, modes)
+
+
+async def open_pty_process(
+    program: StrOrBytesPath, *args: StrOrBytesPath, limit: int = DEFAULT_LIMIT, **options: Any
+) -> tuple[StreamReader, asyncio.StreamWriter]:
+    """A reader of what *program* writes to a new terminal, and a writer to type there.
+
+    As ``spawn_pty``, with its options. ``writer.transport`` is the `PtyProcessTransport`: ``resize``,
+    ``send_signal``, ``returncode``, ``await writer.transport.wait()``. *limit*: bytes that ``readline`` and
+    ``readuntil`` accept at most.
+
+    ::
+
+        reader, writer = await open_pty_process("python3", "-q", echo=False)
+        writer.write(b"6 * 7\\n")
+        await reader.readuntil(b"42\\r\\n")
+    """
+    loop = asyncio.get_running_loop()
+    reader, protocol = stream_protocol(limit, loop)
+    transport, _ = await spawn_pty(lambda: protocol, program, *args, **options)
+    return reader, stream_writer(transport, protocol, reader, loop)
