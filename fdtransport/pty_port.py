@@ -149,7 +149,7 @@ class Link:
     """A symbolic link to a port; removed again unless it is somebody else's by then."""
 
     def __init__(self, path: StrPath, target: str) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._target = target
         try:
             syscalls.symlink(target, self.path)
