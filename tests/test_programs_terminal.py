@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from real_programs import executable, needed
 
 from fdtransport.pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from fdtransport.testing.observe import until
 
-pyte = pytest.importorskip("pyte")
+pyte = needed("pyte")
 ENV = {"PATH": os.defpath, "TERM": "linux", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
 class Screen(asyncio.Protocol):
@@ -55,8 +50,8 @@ async def program(
     return await spawn_pty(lambda: Screen(rows, columns), *words, size=(rows, columns), env=ENV, **options)
 
 
-@needs("less")
 async def test_less_draws_pages_and_a_new_size(tmp_path: Path) -> None:
+    executable("less", "less")
     text = tmp_path / "text"
     text.write_text("".join(f"line {n}\n" for n in range(1, 101)))
     transport, screen = await program("less", str(text))
@@ -73,8 +68,8 @@ async def test_less_draws_pages_and_a_new_size(tmp_path: Path) -> None:
     await until(lambda: screen.ended, "the terminal ended")
 
 
-@needs("vim")
 async def test_vim_edits_a_file(tmp_path: Path) -> None:
+    executable("vim", "vim")
     text = tmp_path / "text"
     text.write_text("one\ntwo\n")
     transport, screen = await program("vim", "-u", "NONE", "-i", "NONE", "-n", "text", cwd=tmp_path)
@@ -89,8 +84,8 @@ async def test_vim_edits_a_file(tmp_path: Path) -> None:
     assert text.read_text() == "one\nthree\ntwo\n"
 
 
-@needs("ssh-keygen")
 async def test_ssh_keygen_asks_for_a_passphrase(tmp_path: Path) -> None:
+    executable("ssh-keygen", "openssh-client")
     key = tmp_path / "key"
     reader, writer = await open_pty_process("ssh-keygen", "-q", "-t", "ed25519", "-f", str(key), env=ENV)
     async with asyncio.timeout(10):
@@ -105,8 +100,8 @@ async def test_ssh_keygen_asks_for_a_passphrase(tmp_path: Path) -> None:
     writer.close()
 
 
-@needs("script")
 async def test_script_records_a_session_within_a_session(tmp_path: Path) -> None:
+    executable("script", "bsdutils")
     record = tmp_path / "record"
     reader, writer = await open_pty_process(
         "script",
@@ -128,8 +123,8 @@ def has_the_answer(lines: list[str]) -> bool:
     return any(line.split()[-1:] == ["42"] for line in lines)
 
 
-@needs("tmux")
 async def test_tmux_keeps_a_session(tmp_path: Path) -> None:
+    executable("tmux", "tmux")
     socket = str(tmp_path / "tmux")
     words = ("tmux", "-f", "/dev/null", "-S", socket)
     transport, screen = await program(*words, "new-session", "sh", rows=12, columns=60)
