@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -11,9 +10,9 @@ import sys
 import threading
 import warnings
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from pathlib import Path
 
 import pytest
+from child_checks import children, no_child_is_left, until  # noqa: F401
 from conftest import LOOPS
 
 import fdtransport
@@ -21,28 +20,6 @@ from fdtransport import OutputLimitError, Process, create_subprocess_exec, creat
 from fdtransport.testing import pattern
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def children():
-    """The numbers of all children of this process, zombies too."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            found |= set((task / "children").read_text().split())
-    return found
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left():
-    before = children()
-    yield
-    assert children() <= before
 
 
 # -- side by side with asyncio: each tells what came of it
@@ -226,7 +203,7 @@ async def test_a_process_that_nobody_holds_is_reaped_without_a_warning():
         warnings.simplefilter("error")
         process = await create_subprocess_exec("sh", "-c", "echo hello; read line", stdin=PIPE, stdout=PIPE)
         process.stdin.write(b"\n")
-        pid = str(process.pid)
+        pid = process.pid
         del process
         gc.collect()
         await until(lambda: pid not in children())
