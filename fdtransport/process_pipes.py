@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ._core import syscalls
 from ._core.stream import StreamTransport
 from .pipes import PipeTransport
 from .sockets import UnixTransport
 
-__all__ = ["PipeProtocol", "Place", "connecting"]
+__all__ = ["PipeProtocol", "Place", "connecting", "nobody_reads"]
 
 
 class Process(Protocol):
@@ -48,9 +50,12 @@ class PipeProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._process._protocol.pipe_data_received(self._number, data)
 
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
     def eof_received(self) -> bool | None:
         told = getattr(self._process._protocol, "pipe_eof_received", None)
-        return None if told is None else bool(told(self._number))
+        return told is not None and bool(told(self._number)) and not nobody_reads(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._process._protocol is not None:
@@ -69,6 +74,15 @@ class PipeProtocol(asyncio.Protocol):
             told(self._number)
         else:
             self._process._resume_writing(self._number)
+
+
+def nobody_reads(transport: Any) -> bool:
+    """At the end of what a socket brings: whether the other side is closed, and not in one direction only.
+
+    Its write side is of no use then, and a process that has ended is not to wait for somebody to say so.
+    """
+    fd = transport.fileno()
+    return fd >= 0 and bool(syscalls.poll_now(fd, 0) & select.POLLHUP)
 
 
 def connecting(mode: Any, end: Any, pipe_size: int | None) -> Callable[..., StreamTransport]:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ._core import syscalls
 from ._core.child import LADDER, Child, Ending, start_child
 from ._core.child_fds import UNSET, Descriptors, close_ends, descriptor_map, open_ends
-from ._core.lifecycle import CloseReason
+from ._core.lifecycle import CloseReason, State
 from ._core.spawn import StrOrBytesPath
 from ._core.stream import StreamTransport
 from .process_pipes import PipeProtocol, Place, connecting
@@ -122,6 +122,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
             # The process has let go of them before its end shows. From here on the loop does not hold this
             # transport any more, and nobody else need hold a descriptor that is not being read.
             pipe._look_for_hangup()
+            if pipe._state is State.BOTH_ENDED:
+                pipe.close()  # a socket that has no more to move, and that nobody else can end
         if self._open and self._linger is not None:
             self._timer = self._loop.call_later(self._linger, self._linger_over, LAST_TURNS)
         self._maybe_end()

@@ -55,7 +55,7 @@ FLOORS = {
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
-    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"processes"},
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty": {"processes"},
     "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip

@@ -328,8 +328,21 @@ async def test_any_descriptor_has_streams_that_end_on_their_own():
         process.fds[4].write_eof()
         assert await process.fds[5].read() == b"last"
         assert await process.wait() == 0
-        writer.close()
         await process.wait_closed()
+
+
+async def test_a_socket_ends_with_its_process_whichever_side_ended_first():
+    ends_first = "import socket, sys; s = socket.socket(fileno=0); s.shutdown(1); s.recv(9); sys.exit(5)"
+    for argv in (["cat"], [sys.executable, "-c", ends_first]):
+        for wait_for_the_end in (True, False):
+            process = await create_subprocess_exec(*argv, fds={0: "rw", 1: DEVNULL, 2: 2})
+            async with asyncio.timeout(10):
+                reader, writer = process.fds[0]
+                if wait_for_the_end and len(argv) > 1:
+                    assert await reader.read() == b""
+                writer.write_eof()
+                await process.wait_closed()
+                assert await reader.read() == b""
 
 
 async def test_writing_to_a_process_that_has_gone_is_a_broken_pipe():
