@@ -14,6 +14,7 @@ from ._core.child_fds import UNSET, Descriptors, descriptor_map
 from ._core.lifecycle import CloseReason
 from ._core.spawn import StrOrBytesPath
 from .errors import OutputLimitError
+from .process_pipes import nobody_reads
 from .processes import ProcessTransport, open_process, shell_words
 from .streams import DEFAULT_LIMIT, StreamReader, StreamReaderProtocol, stream_writer
 
@@ -35,6 +36,13 @@ class _Input(StreamReaderProtocol):
             reader.set_exception(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 
+class _Both(StreamReaderProtocol):
+    """Of a socket."""
+
+    def eof_received(self) -> bool:
+        return bool(super().eof_received()) and not nobody_reads(self._transport)
+
+
 class _Streams(asyncio.SubprocessProtocol):
     """The protocol of a process whose descriptors have streams; the transport holds it, and it them."""
 
@@ -51,7 +59,7 @@ class _Streams(asyncio.SubprocessProtocol):
 
     def pipe_protocol(self, _process: ProcessTransport, number: int) -> asyncio.BaseProtocol:
         reader = StreamReader(self._limit, self._loop)
-        kind = _Input if self._modes[number] == "w" else StreamReaderProtocol
+        kind = {"r": StreamReaderProtocol, "w": _Input, "rw": _Both}[str(self._modes[number])]
         protocol = kind(reader, loop=self._loop)
         self._sides[number] = reader, protocol
         return protocol

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -11,9 +10,9 @@ import sys
 import threading
 import warnings
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from pathlib import Path
 
 import pytest
+from child_checks import children, no_child_is_left, until  # noqa: F401
 from conftest import LOOPS
 
 import fdtransport
@@ -21,28 +20,6 @@ from fdtransport import OutputLimitError, Process, create_subprocess_exec, creat
 from fdtransport.testing import pattern
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def children():
-    """The numbers of all children of this process, zombies too."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            found |= set((task / "children").read_text().split())
-    return found
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left():
-    before = children()
-    yield
-    assert children() <= before
 
 
 # -- side by side with asyncio: each tells what came of it
@@ -226,7 +203,7 @@ async def test_a_process_that_nobody_holds_is_reaped_without_a_warning():
         warnings.simplefilter("error")
         process = await create_subprocess_exec("sh", "-c", "echo hello; read line", stdin=PIPE, stdout=PIPE)
         process.stdin.write(b"\n")
-        pid = str(process.pid)
+        pid = process.pid
         del process
         gc.collect()
         await until(lambda: pid not in children())
@@ -351,8 +328,21 @@ async def test_any_descriptor_has_streams_that_end_on_their_own():
         process.fds[4].write_eof()
         assert await process.fds[5].read() == b"last"
         assert await process.wait() == 0
-        writer.close()
         await process.wait_closed()
+
+
+async def test_a_socket_ends_with_its_process_whichever_side_ended_first():
+    ends_first = "import socket, sys; s = socket.socket(fileno=0); s.shutdown(1); s.recv(9); sys.exit(5)"
+    for argv in (["cat"], [sys.executable, "-c", ends_first]):
+        for wait_for_the_end in (True, False):
+            process = await create_subprocess_exec(*argv, fds={0: "rw", 1: DEVNULL, 2: 2})
+            async with asyncio.timeout(10):
+                reader, writer = process.fds[0]
+                if wait_for_the_end and len(argv) > 1:
+                    assert await reader.read() == b""
+                writer.write_eof()
+                await process.wait_closed()
+                assert await reader.read() == b""
 
 
 async def test_writing_to_a_process_that_has_gone_is_a_broken_pipe():
