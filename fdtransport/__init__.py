@@ -13,6 +13,7 @@ from .errors import (
     BufferLimitError,
     DescriptorInUseError,
     EndpointError,
+    OutputLimitError,
     TransportError,
     UnpollableFileError,
 )
@@ -22,6 +23,7 @@ from .files import sendfile
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
+from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
 from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
@@ -46,11 +48,13 @@ __all__ = [
     "EndpointError",
     "EventLoop",
     "FifoTransport",
+    "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
     "PacketTransport",
     "PeerCredentials",
     "PipeTransport",
+    "Process",
     "ProcessTransport",
     "Producer",
     "PtyPortTransport",
@@ -83,6 +87,8 @@ __all__ = [
     "create_datagram_endpoint",
     "create_datagram_server",
     "create_server",
+    "create_subprocess_exec",
+    "create_subprocess_shell",
     "create_unix_connection",
     "create_unix_server",
     "listen_url",

@@ -18,6 +18,7 @@ __all__ = [
     "EndpointError",
     "ErrnoTable",
     "Meaning",
+    "OutputLimitError",
     "TransportError",
     "UnpollableFileError",
     "meaning",
@@ -74,6 +75,13 @@ class EndpointError(TransportError, ValueError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class OutputLimitError(TransportError):
+    """A process gave more output than was to be taken. ``errno`` is ENOBUFS."""
+
+    def __init__(self, fd: int, limit: int) -> None:
+        super().__init__(errno.ENOBUFS, f"more than {limit} bytes came from descriptor {fd} of the process")
 
 
 class Meaning(Enum):

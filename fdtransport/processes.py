@@ -26,8 +26,7 @@ from ._core.child_fds import UNSET, Descriptors, close_ends, descriptor_map, ope
 from ._core.lifecycle import CloseReason
 from ._core.spawn import StrOrBytesPath
 from ._core.stream import StreamTransport
-from .pipes import PipeTransport
-from .sockets import UnixTransport
+from .process_pipes import PipeProtocol, Place, connecting
 
 __all__ = ["ProcessTransport", "open_process", "shell_words", "subprocess_exec", "subprocess_shell"]
 
@@ -91,10 +90,10 @@ class ProcessTransport(asyncio.SubprocessTransport):
             begin = loop.call_soon(self._begin, waiter, context=self._context)
             undo.callback(begin.cancel)
             undo.callback(setattr, self, "_protocol", None)  # it is told nothing of what is aborted here
-            make = pipe_protocol or _Pipe
+            make = pipe_protocol or PipeProtocol
             for number, end in tuple(ours.items()):
-                connect = _connecting(fds[number], end, pipe_size)
-                self._pipes[number] = connect(loop, make(self, number), _Place(self, number))
+                connect = connecting(fds[number], end, pipe_size)
+                self._pipes[number] = connect(loop, make(self, number), Place(self, number))
                 del ours[number]
                 undo.callback(self._pipes[number].abort)
             undo.pop_all()
@@ -119,6 +118,10 @@ class ProcessTransport(asyncio.SubprocessTransport):
         early = getattr(self._protocol, "early_exit", None)
         if early is not None:
             self._guard("protocol.early_exit() failed", early, self._child.returncode)
+        for pipe in self._open_pipes():
+            # The process has let go of them before its end shows. From here on the loop does not hold this
+            # transport any more, and nobody else need hold a descriptor that is not being read.
+            pipe._look_for_hangup()
         if self._open and self._linger is not None:
             self._timer = self._loop.call_later(self._linger, self._linger_over, LAST_TURNS)
         self._maybe_end()
@@ -134,6 +137,9 @@ class ProcessTransport(asyncio.SubprocessTransport):
             return
         for pipe in self._open_pipes():
             pipe.abort()
+
+    def _pipe_opened(self, number: int) -> None:
+        self._open.add(number)
 
     def _pipe_lost(self, number: int) -> None:
         self._open.discard(number)
@@ -328,63 +334,6 @@ class ProcessTransport(asyncio.SubprocessTransport):
         finally:
             self._phase = Phase.CLOSED
             self._child.kill_and_forget()
-
-
-class _Place:
-    """A descriptor's place in its process: what the core tells a transport's server, it tells the process."""
-
-    __slots__ = ("_number", "_process")
-
-    def __init__(self, process: ProcessTransport, number: int) -> None:
-        self._process, self._number = process, number
-
-    def _attach(self, _transport: object = None) -> None:
-        self._process._open.add(self._number)
-
-    def _detach(self, _transport: object = None) -> None:
-        self._process._pipe_lost(self._number)
-
-
-class _Pipe(asyncio.Protocol):
-    """Tells the process's protocol what happens to one descriptor."""
-
-    def __init__(self, process: ProcessTransport, number: int) -> None:
-        self._process, self._number = process, number
-
-    def data_received(self, data: bytes) -> None:
-        self._process._protocol.pipe_data_received(self._number, data)
-
-    def eof_received(self) -> bool | None:
-        told = getattr(self._process._protocol, "pipe_eof_received", None)
-        return None if told is None else bool(told(self._number))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._process._protocol is not None:
-            self._process._protocol.pipe_connection_lost(self._number, exc)
-
-    def pause_writing(self) -> None:
-        told = getattr(self._process._protocol, "pipe_pause_writing", None)
-        if told is not None:
-            told(self._number)
-        else:
-            self._process._pause_writing(self._number)
-
-    def resume_writing(self) -> None:
-        told = getattr(self._process._protocol, "pipe_resume_writing", None)
-        if told is not None:
-            told(self._number)
-        else:
-            self._process._resume_writing(self._number)
-
-
-def _connecting(mode: Any, end: Any, pipe_size: int | None) -> Callable[..., StreamTransport]:
-    def connect(loop: Any, protocol: Any, place: Any) -> StreamTransport:
-        if mode == "rw":
-            return UnixTransport(loop, end, protocol, None, None, place)
-        pair = (end, None) if mode == "r" else (None, end)
-        return PipeTransport(loop, pair, protocol, None, None, place, pipe_size=pipe_size)
-
-    return connect
 
 
 # -- helpers -----------------------------------------------------------------------------------

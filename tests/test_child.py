@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from child_checks import children, no_child_is_left, until  # noqa: F401
 from conftest import LOOPS
 
 from fdtransport._core import child as room
@@ -20,27 +20,6 @@ from fdtransport._core.child import STATUS_UNKNOWN, Child, start_child
 from fdtransport.testing import idle_cost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def children():
-    """The numbers of all children of this process, zombies too."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left():
-    before = children()
-    yield
-    assert children() <= before
 
 
 def start(argv, **options):

@@ -17,6 +17,7 @@ MADE = {
     errors.DescriptorInUseError: (errors.DescriptorInUseError(7), errno.EBUSY),
     errors.BufferLimitError: (errors.BufferLimitError(10, 5), errno.ENOBUFS),
     errors.EndpointError: (errors.EndpointError("no such scheme"), errno.EINVAL),
+    errors.OutputLimitError: (errors.OutputLimitError(1, 10), errno.ENOBUFS),
 }
 FAMILY = [
     value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, BaseException)

@@ -56,8 +56,8 @@ ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"processes"},
-    "processes": {"pipes", "sockets"}, "pty_port": {"pty"}, "pty_process": {"pty"}, "sessions": {"datagrams"},
-    "tcp": {"sockets"}, "unix": {"sockets"},
+    "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
+    "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")

@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
 
 import pytest
+from child_checks import children, no_child_is_left, until  # noqa: F401
 from conftest import LOOPS
 
 from fdtransport import CloseReason, ProcessTransport, UnixTransport, subprocess_exec, subprocess_shell
@@ -22,27 +22,6 @@ from fdtransport.testing import FaultPlan, idle_cost, pattern
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
 
 DEVNULL, PIPE, STDOUT = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def children():
-    """The numbers of all children of this process, zombies too."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= set((task / "children").read_text().split())
-    return found
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left():
-    before = children()
-    yield
-    assert children() <= before
 
 
 class Events(asyncio.SubprocessProtocol):

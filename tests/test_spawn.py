@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
 
 import pytest
+from child_checks import no_child_is_left  # noqa: F401
 
 from fdtransport._core import syscalls
 from fdtransport._core.spawn import spawn
@@ -52,17 +52,6 @@ def run(argv, number=1, **options):
         os.close(read)
         if write >= 0:
             os.close(write)
-
-
-def children():
-    return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left():
-    before = children()
-    yield
-    assert children() == before
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 
 from . import syscalls
@@ -113,6 +114,14 @@ class Interest(Root):
                 self._watch(fd, reading=reading)
             except OSError:
                 pass  # a file, or no memory for one more watch: reading and writing will tell
+
+    def _look_for_hangup(self) -> None:
+        """What the watch would tell before long, told now: it holds nobody, and nobody else may, by then."""
+        fd = self._rfd if self._state.reads else self._watched
+        if fd >= 0:
+            asked = select.POLLRDHUP if self._state.reads else 0
+            if syscalls.poll_now(fd, asked) & (asked | select.POLLHUP | select.POLLERR):
+                self._on_hangup()
 
     def _on_hangup(self) -> None:
         self._context.run(self._hangup)

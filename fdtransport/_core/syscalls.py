@@ -342,6 +342,27 @@ def has_spawn_action(name: str) -> bool:
     return _of_libc(f"posix_spawn_file_actions_add{name}", ()) is not None
 
 
+@functools.lru_cache(64)
+def _spawn_attributes(session: bool, process_group: int | None, defaults: tuple[int, ...]) -> Any:
+    """The structure of posix_spawnattr_init(3), made once and only read from then on."""
+    from ctypes import create_string_buffer
+
+    attributes, no_signals, to_default = (create_string_buffer(_OPAQUE) for _ in range(3))
+    flags = _SETSIGDEF | _SETSIGMASK | (_SETSID if session else 0)
+    for signals in (no_signals, to_default):
+        _libc("sigemptyset", "c_void_p")(signals)
+    for number in defaults:
+        _libc("sigaddset", "c_void_p", "c_int")(to_default, number)
+    _libc_spawning("posix_spawnattr_init", "c_void_p")(attributes)
+    _libc_spawning("posix_spawnattr_setsigmask", "c_void_p", "c_void_p")(attributes, no_signals)
+    _libc_spawning("posix_spawnattr_setsigdefault", "c_void_p", "c_void_p")(attributes, to_default)
+    if process_group is not None:
+        flags |= _SETPGROUP
+        _libc_spawning("posix_spawnattr_setpgroup", "c_void_p", "c_int")(attributes, process_group)
+    _libc_spawning("posix_spawnattr_setflags", "c_void_p", "c_short")(attributes, flags)
+    return attributes
+
+
 def posix_spawn(
     path: bytes,
     argv: Sequence[bytes],
@@ -363,32 +384,17 @@ def posix_spawn(
     from ctypes import byref, c_char_p, c_int, create_string_buffer
 
     family = "posix_spawn_file_actions"
-    todo, attributes = create_string_buffer(_OPAQUE), create_string_buffer(_OPAQUE)
-    no_signals, to_default = create_string_buffer(_OPAQUE), create_string_buffer(_OPAQUE)
-    flags = _SETSIGDEF | _SETSIGMASK | (_SETSID if session else 0)
+    attributes = _spawn_attributes(session, process_group, tuple(defaults))
+    todo = create_string_buffer(_OPAQUE)
     _libc_spawning(f"{family}_init", "c_void_p")(todo)
     try:
         for name, *arguments in actions:
             _libc_spawning(f"{family}_add{name}", "c_void_p", *_ACTIONS[name])(todo, *arguments)
-        _libc_spawning("posix_spawnattr_init", "c_void_p")(attributes)
-        try:
-            for signals in (no_signals, to_default):
-                _libc("sigemptyset", "c_void_p")(signals)
-            for number in defaults:
-                _libc("sigaddset", "c_void_p", "c_int")(to_default, number)
-            _libc_spawning("posix_spawnattr_setsigmask", "c_void_p", "c_void_p")(attributes, no_signals)
-            _libc_spawning("posix_spawnattr_setsigdefault", "c_void_p", "c_void_p")(attributes, to_default)
-            if process_group is not None:
-                flags |= _SETPGROUP
-                _libc_spawning("posix_spawnattr_setpgroup", "c_void_p", "c_int")(attributes, process_group)
-            _libc_spawning("posix_spawnattr_setflags", "c_void_p", "c_short")(attributes, flags)
-            pid = c_int(-1)
-            call = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
-            words, settings = (c_char_p * (len(argv) + 1))(*argv), (c_char_p * (len(env) + 1))(*env)
-            call(byref(pid), path, todo, attributes, words, settings)
-            return pid.value
-        finally:
-            _libc_spawning("posix_spawnattr_destroy", "c_void_p")(attributes)
+        pid = c_int(-1)
+        call = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
+        words, settings = (c_char_p * (len(argv) + 1))(*argv), (c_char_p * (len(env) + 1))(*env)
+        call(byref(pid), path, todo, attributes, words, settings)
+        return pid.value
     finally:
         _libc_spawning(f"{family}_destroy", "c_void_p")(todo)
 
