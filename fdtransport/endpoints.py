@@ -23,6 +23,7 @@ from .errors import EndpointError
 from .fd import connect_fd
 from .fifo import connect_fifo
 from .packets import PacketStream, packet_stream_factory
+from .pty_port import connect_pty
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
@@ -183,6 +184,7 @@ async def connect_url(
     ``unix:/path``          or ``unix:@name`` (abstract); ``timeout=SECONDS``; records with
                             ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
+    ``pty:/link``           a virtual serial port with a link to it; ``mode=660`` as in ``connect_pty``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
 
@@ -372,6 +374,10 @@ async def _fifo(factory: Factory, target: str, mode: Any, options: dict[str, Any
     return await connect_fifo(factory, target, mode, **options)
 
 
+async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    return await connect_pty(factory, link=target, **options)
+
+
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
@@ -489,6 +495,7 @@ SCHEMES: dict[str, Scheme] = {
         {"create": permissions(), "eof": replace(choice("close", "event", "reopen"), modes=("r",))},
         modes=("r", "w"),
     ),
+    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
     "file": Scheme(
         "file:/path",
         path,
