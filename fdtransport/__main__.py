@@ -40,6 +40,7 @@ endpoints:
   unix+listen:/path         a UNIX server               ?mode=660&backlog=N&type=...
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
+  pty:/link                 a virtual serial port       ?mode=660
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:

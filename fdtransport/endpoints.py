@@ -123,6 +123,7 @@ async def connect_url(
     ``unix:/path``          or ``unix:@name`` (abstract); ``timeout=SECONDS``; records with
                             ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
+    ``pty:/link``           a virtual serial port with a link to it; ``mode=660`` as in ``connect_pty``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
 

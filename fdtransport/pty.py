@@ -11,15 +11,18 @@ import contextlib
 import errno
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ._core import syscalls, terminal
 from ._core.stream import BytesLike, StreamTransport, as_buffer
 from ._core.terminal import WindowSize
+from ._core.terminal_events import PacketMode, TerminalEvent, events_in, set_packet_mode
 from .errors import bad_descriptor
 
-__all__ = ["PtyTransport", "WindowSize"]
+__all__ = ["OnEvent", "PtyTransport", "TerminalEvent", "WindowSize"]
+
+OnEvent = Callable[[TerminalEvent], object]
 
 #: Seconds between two looks at a terminal's modes, at first and at most: nothing tells of a change.
 LOOK, MOST_LOOK = 0.001, 0.05
@@ -40,12 +43,18 @@ class PtyTransport(StreamTransport):
     :raises OSError: ENOTTY, the descriptor is not the master of a pair of terminals.
     """
 
-    __slots__ = ("_grace", "_line")
+    __slots__ = ("_grace", "_line", "_on_event")
 
+    #: What is told of events, where the terminal is in packet mode.
+    _on_event: OnEvent | None
     #: Bytes of the line that has been begun, in canonical mode.
     _line: int
     #: Seconds that are left for what is unread on the other end, once this one is to be closed.
     _grace: float
+
+    def __init__(self, *args: Any, on_event: OnEvent | None = None, **kwargs: Any) -> None:
+        self._on_event = on_event
+        super().__init__(*args, **kwargs)
 
     def _check_kind(self) -> None:
         self._line = 0
@@ -189,6 +198,24 @@ class PtyTransport(StreamTransport):
 
     def _signal_child(self, number: signal.Signals) -> None:
         raise ProcessLookupError(errno.ESRCH, "no program was started on this terminal from here")
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _hear_events(self) -> None:
+        """Put the terminal into packet mode."""
+        set_packet_mode(self._rfd)
+        self._sys = PacketMode(self._tell_status)
+
+    def _tell_status(self, status: int) -> bool:
+        """What a read said beside the bytes; whether reading may go on."""
+        for event in events_in(status):
+            self._tell(event)
+        return self._state.reads and not self._paused
+
+    def _tell(self, event: TerminalEvent) -> None:
+        hear = self._on_event or getattr(self._protocol, "terminal_event", None)
+        if hear is not None:
+            self._call_inside("terminal_event() failed", hear, event)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -12,15 +12,14 @@ from typing import Any, TypeVar
 from ._core import syscalls, terminal
 from ._core.handle import Handle
 from ._core.opening import open_transport
-from ._core.terminal_events import PacketMode, TerminalEvent, events_in, openings, set_packet_mode
-from .pty import PtyTransport
+from ._core.terminal_events import TerminalEvent, events_in, openings
+from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = ["PtyPortTransport", "TerminalEvent", "connect_pty", "open_pty"]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 StrPath = str | os.PathLike[str]
-OnEvent = Callable[[TerminalEvent], object]
 
 
 class PtyPortTransport(PtyTransport):
@@ -31,23 +30,22 @@ class PtyPortTransport(PtyTransport):
     holds its writer back. Extra info: also ``link``.
     """
 
-    __slots__ = ("_before", "_link", "_on_event", "_openings", "_present", "_watch_number")
+    __slots__ = ("_before", "_link", "_openings", "_present", "_watch_number")
 
     #: Whether somebody has the port, as far as was told.
     _present: bool
     #: Speeds and modes, as far as was told.
     _before: Any
 
-    def __init__(self, *args: Any, link: Link | None, on_event: OnEvent | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, link: Link | None, **kwargs: Any) -> None:
         self._link: Link | None = link
-        self._on_event = on_event
         self._present = False
         self._watch_number = -1
         super().__init__(*args, **kwargs)
 
     def _check_kind(self) -> None:
         super()._check_kind()
-        self._sys = PacketMode(self._tell_status)
+        self._hear_events()
         self._before = self._settings()
         self._openings = openings(self._loop)
         self._watch_number = self._openings.watch(terminal.slave_path(self._rfd), self._port_opened)
@@ -63,11 +61,6 @@ class PtyPortTransport(PtyTransport):
         return self._present
 
     # -- events ---------------------------------------------------------------------------------
-
-    def _tell(self, event: TerminalEvent) -> None:
-        hear = self._on_event or getattr(self._protocol, "terminal_event", None)
-        if hear is not None:
-            self._call_inside("terminal_event() failed", hear, event)
 
     def _port_opened(self) -> None:
         if self._rfd < 0 or (self._nobody_there() and not syscalls.bytes_readable(self._rfd)):
@@ -203,7 +196,6 @@ async def connect_pty(
     made: Link | None = None
     try:
         terminal.set_modes(master, terminal.set_external(terminal.raw(terminal.modes_of(master))))
-        set_packet_mode(master)
         if mode is not None:
             syscalls.chmod(path, mode)
         if (owner, group) != (-1, -1):

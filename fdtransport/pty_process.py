@@ -15,7 +15,7 @@ from ._core.child import Child, Ending, start_child
 from ._core.handle import Handle
 from ._core.opening import open_transport
 from ._core.spawn import StrOrBytesPath
-from .pty import PtyTransport
+from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = ["PtyProcessTransport", "open_pty_process", "spawn_pty"]
@@ -59,6 +59,8 @@ class PtyProcessTransport(PtyTransport):
 
     def _check_kind(self) -> None:
         super()._check_kind()
+        if self._on_event is not None:
+            self._hear_events()
         self._slave = syscalls.open_slave(self._rfd)
         start, self._start = self._start, None
         assert start is not None
@@ -185,6 +187,7 @@ async def spawn_pty(
     echo: bool = True,
     raw: bool = False,
     linger: float | None = 0.0,
+    on_event: OnEvent | None = None,
     executable: StrOrBytesPath | None = None,
     fds: Mapping[int, int] = {},
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
@@ -202,6 +205,9 @@ async def spawn_pty(
 
     *linger*: seconds, after the end of the program, for which others that still have the terminal are
     listened to. None: until they have gone. With 0 its own last output is all that is waited for.
+
+    *on_event* is called with a `TerminalEvent` when input or output was thrown away, or output is held back
+    and goes on again (Ctrl-C, Ctrl-S, Ctrl-Q). *user*: the terminal is given to that user as well.
 
     Nothing is forked, however large this process is (posix_spawn(3)); nothing is inherited but what was asked
     for. Returns ``(transport, protocol)`` after ``connection_made``; ``close()`` hangs the terminal up, which
@@ -233,18 +239,33 @@ async def spawn_pty(
     made: list[PtyProcessTransport] = []
 
     def make(*args: Any) -> PtyProcessTransport:
-        made.append(PtyProcessTransport(*args, start=start, linger=linger))
+        made.append(PtyProcessTransport(*args, start=start, linger=linger, on_event=on_event))
         return made[0]
 
     try:
         terminal.set_window_size(master, wanted)
         _set_modes(master, echo, raw)
+        if user is not None:
+            _give_to(path, user)
         return await open_transport(make, protocol_factory, master)
     except BaseException:
         if made:
             made[0]._child.kill_and_forget()
         syscalls.close(master)
         raise
+
+
+def _give_to(path: str, user: str | int) -> None:
+    """As login(1) does, so that who runs there can open the terminal by its name."""
+    if isinstance(user, str):
+        import pwd
+
+        try:
+            user = pwd.getpwnam(user).pw_uid
+        except KeyError:
+            return  # the start of the program tells
+    if isinstance(user, int) and user >= 0:
+        syscalls.chown(path, user, -1)
 
 
 def _set_modes(master: int, echo: bool, raw: bool) -> None:

@@ -18,6 +18,7 @@ from ._core.stream import StreamTransport
 from .datagrams import create_datagram_endpoint
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .pty_port import connect_pty
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
@@ -164,6 +165,10 @@ async def _fifo(factory: Factory, target: str, mode: Any, options: dict[str, Any
     return await connect_fifo(factory, target, mode, **options)
 
 
+async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    return await connect_pty(factory, link=target, **options)
+
+
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
@@ -280,6 +285,7 @@ SCHEMES: dict[str, Scheme] = {
         {"create": permissions(), "eof": replace(choice("close", "event", "reopen"), modes=("r",))},
         modes=("r", "w"),
     ),
+    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
     "file": Scheme(
         "file:/path",
         path,

@@ -59,6 +59,7 @@ GOOD = [
     ("unix:/x?type=seqpacket", "rw", "/x", {"type": "seqpacket"}),
     ("unix+listen:/x?type=datagram&idle=1", "rw", "/x", {"type": "datagram", "idle": 1.0}),
     ("fifo:requests", "r", "requests", {}),
+    ("pty:/run/ttyV0?mode=660", "rw", "/run/ttyV0", {"mode": 0o660}),
     ("fifo:/run/requests?eof=reopen&create=0600", "r", "/run/requests", {"eof": "reopen", "create": 0o600}),
     ("file:/etc/hosts", "r", "/etc/hosts", {}),
     ("file:/a%20b%3Fc%25%23", "r", "/a b?c%#", {}),
@@ -282,6 +283,20 @@ async def test_fd_takes_a_pair_over():
     with FarEnd((far_read, far_write)) as far:
         transport, protocol = await connect_url(RecordingProtocol, f"fd:{near_read},{near_write}")
         await exchange(transport, protocol, far)
+
+
+async def test_a_virtual_serial_port_is_opened_by_its_link(tmp_path):
+    link = tmp_path / "ttyV0"
+    reader, writer = await open_url(f"pty:{link}?mode=600")
+    port = os.open(link, os.O_RDWR | os.O_NOCTTY)
+    os.write(port, b"AT\r")
+    assert await reader.readuntil(b"\r") == b"AT\r"
+    writer.write(b"OK\r")
+    assert os.read(port, 10) == b"OK\r"
+    os.close(port)
+    writer.close()
+    await writer.wait_closed()
+    assert not link.is_symlink()
 
 
 async def test_a_fifo_is_read_and_written(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 import sys
 import termios
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fdtransport import connect_fd, relay
 from fdtransport.pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from fdtransport.testing import (
     FarEnd,
@@ -280,3 +282,18 @@ async def test_bad_input_is_the_callers_and_leaves_nothing(options: dict[str, An
     with pytest.raises(error):
         await connect_pty(RecordingProtocol, **options)
     assert descriptors() == before
+
+
+async def test_a_relay_joins_a_port_and_a_socket() -> None:
+    transport, _ = await connect_pty(asyncio.Protocol)
+    near, other = socket.socketpair()
+    joined, _ = await connect_fd(asyncio.Protocol, near)
+    relaying = asyncio.ensure_future(relay(transport, joined))
+    with FarEnd(other) as far, FarEnd(opened(transport)) as program:
+        sending = asyncio.ensure_future(far.send(pattern(200_000)))
+        assert await program.recv_exactly(200_000) == pattern(200_000)
+        await sending
+        await program.send(b"answer")
+        assert await far.recv_exactly(6) == b"answer"
+        transport.abort()
+        await relaying

@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fdtransport.pty import TerminalEvent
 from fdtransport.pty_process import open_pty_process, spawn_pty
 from fdtransport.testing import RecordingProtocol, descriptors, idle_cost, pattern
 from fdtransport.testing.observe import until
@@ -261,6 +263,41 @@ async def test_a_line_that_would_be_cut_is_an_error() -> None:
     transport.terminate()
     assert await transport.wait() == -signal.SIGHUP
     writer.close()
+
+
+async def test_flow_control_and_flushes_are_told() -> None:
+    heard: list[TerminalEvent] = []
+    reader, writer = await open_pty_process("cat", on_event=heard.append)
+    waiting = asyncio.ensure_future(reader.read())
+    for typed, event in (
+        (b"\x13", TerminalEvent.STOPPED),
+        (b"\x11", TerminalEvent.STARTED),
+        (b"\x03", TerminalEvent.INPUT_FLUSHED),
+    ):
+        writer.write(typed)
+        await until(lambda event=event: event in heard, f"{event} was told")
+    assert await writer.transport.wait() == -signal.SIGINT
+    assert await waiting == b"^C"
+    writer.close()
+
+
+def test_threads_spawn_at_once() -> None:
+    """Each in a loop of its own; warnings are errors here."""
+
+    async def several() -> list[RecordingProtocol]:
+        return await asyncio.gather(*(run("seq 300; exit 7") for _ in range(5)))
+
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(asyncio.run, several()) for _ in range(8)]
+        ended = [protocol for result in results for protocol in result.result(30)]
+    assert len(ended) == 40
+    assert {(protocol.status, len(protocol.received.split())) for protocol in ended} == {(7, 300)}
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+async def test_a_program_of_another_user_owns_its_terminal() -> None:
+    protocol = await run("id -u; : < $(tty) && : < /dev/tty && echo opened", user=65534, group=65534, cwd="/")
+    assert protocol.received == b"65534\r\nopened\r\n"
 
 
 async def test_closing_hangs_up() -> None:
