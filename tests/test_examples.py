@@ -75,6 +75,7 @@ PRINTED = [
     rb"b'STARTTLS\\n'\nb'go ahead\\n'\nb'a secret\\n'",
     rb"b'a question' b'an answer'",
     rb'"""Anything .*"""',
+    rb"b'40 120\\r\\n'\n3",
     rb"[0-9]+ promises kept",
 ]
 
