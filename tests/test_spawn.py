@@ -216,7 +216,7 @@ def test_a_terminal_becomes_the_controlling_terminal(by, files):
         assert wait(pid) == 0
         a = os.readlink(f"/proc/self/fd/{files['a']}")
         said = b""
-        with contextlib.suppress(OSError):  # EIO: everything has come, which may be after the exit
+        with contextlib.suppress(OSError):  # EIO: the end of what a master brings
             while piece := os.read(master, 65536):
                 said += piece
         assert said.decode().split() == [path, path, path, a, path.removeprefix("/dev/")]
