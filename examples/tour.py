@@ -332,6 +332,19 @@ class Unpacking(asyncio.DatagramProtocol):
             self.transport.sendto(self.answer)
 
 
+@lane("process", "a program that copies its standard input to its standard output")
+async def by_process(lane: Lane) -> Ends:
+    child = await fdtransport.create_subprocess_exec("cat", fds={0: "w", 1: "r"})
+
+    async def finish(failed: type[BaseException] | None, *_: Any) -> None:
+        if failed and child.returncode is None:
+            child.kill()
+        await child.wait()
+
+    lane.push_async_exit(finish)
+    return child.stdout, child.stdin
+
+
 @lane("packet fd", "a descriptor with records: one write is one read")
 async def by_packet_fd(lane: Lane) -> Ends:
     ours, theirs = lane.pair(socket.SOCK_SEQPACKET)
