@@ -83,10 +83,14 @@ def modes_of(fd: int) -> list[Any]:
 
 def set_modes(fd: int, modes: list[Any]) -> None:
     """Take the attributes over at once, whatever is still on its way."""
-    try:
-        syscalls.tcsetattr(fd, termios.TCSANOW, modes)
-    except termios.error as exc:
-        raise OSError(*exc.args) from None
+    while True:
+        try:
+            syscalls.tcsetattr(fd, termios.TCSANOW, modes)
+            return
+        except termios.error as exc:
+            # Stopped in the background and continued: PEP 475 does not know this one.
+            if exc.args[0] != errno.EINTR:
+                raise OSError(*exc.args) from None
 
 
 def raw(modes: list[Any]) -> list[Any]:
