@@ -188,10 +188,12 @@ class TerminalTransport(StdioTransport):
         super()._remove_interest()
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
-        files = super()._let_go(how)
-        if self._own and how is Handle.close:
-            _close(files)
-        return files
+        files = self._files
+        try:
+            return super()._let_go(how)
+        finally:
+            if self._own and how is Handle.close:
+                _close(files)
 
 
 def _open(source: FileLike | str | os.PathLike[str] | Files) -> tuple[Files, bool]:

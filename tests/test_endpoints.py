@@ -93,7 +93,7 @@ BAD = [
     ("http://h:80", "tcp://host:port"),
     ("tcp+serve://h:80", "tcp://host:port"),
     ("fifo+listen:/x", r"unix\+listen:/path"),
-    ("-?x", "file:/path"),
+    ("-?x", "unknown option"),
     ("stdio:x", "nothing comes after"),
     ("-?rare", "allowed here: raw, escape"),
     ("-x", "is no endpoint"),
