@@ -243,7 +243,7 @@ async def connect_terminal(
     protocol)`` after ``connection_made``. Cancelling is safe.
 
     :raises OSError: ENOTTY, what is to be read is no terminal; EIO, it is another job's, and this program
-        cannot wait in the background; it is not open, or cannot be opened.
+        cannot wait in the background; EBUSY, it is attached already; it is not open, or cannot be opened.
     :raises RuntimeError: this is not the main thread, which alone can handle signals.
     :raises DescriptorInUseError: it is under a transport already.
     :raises ValueError: *escape* is not one byte.

@@ -58,6 +58,7 @@ class RawTerminal:
 
     def __init__(self, fd: int, nonblocking: Sequence[int], resized: Callable[[], None]) -> None:
         self._fd = fd
+        self._device = terminal.device_of(fd)
         self._nonblocking = nonblocking
         self._resized = weakref.WeakMethod(resized)
         self._before: list[Any] | None = None  # what to put back; None when that has been done
@@ -68,8 +69,11 @@ class RawTerminal:
         """Begin.
 
         :raises RuntimeError: this is not the main thread.
-        :raises OSError: it is no terminal, or another job's and this one cannot wait for it.
+        :raises OSError: it is no terminal, or another job's and this one cannot wait for it; EBUSY, it is in
+            raw mode already.
         """
+        if self._device in [held._device for held in _held]:
+            raise OSError(errno.EBUSY, "this terminal is attached already")
         _hear()
         _held.append(self)
         try:

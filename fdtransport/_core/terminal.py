@@ -21,7 +21,7 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "cooked", "echoes", "end_of_file",
+    "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "cooked", "device_of", "echoes", "end_of_file",
     "has_external", "is_canonical", "modes_of", "raw", "session_of", "set_echo", "set_external", "set_modes",
     "set_window_size", "signal_foreground", "signal_session", "slave_path", "speed_of", "window_size",
 ]  # fmt: skip
@@ -33,6 +33,7 @@ LINE_LIMIT = 4095
 IFLAG, OFLAG, CFLAG, LFLAG, ISPEED, OSPEED, CC = range(7)
 #: Of ioctl_tty(2); the termios module knows neither them nor, before Python 3.13, EXTPROC.
 _TIOCGPTN, _TIOCGSID, _TIOCSIG, _TCGETS2 = 0x80045430, 0x5429, 0x40045436, 0x802C542A
+_TIOCGDEV = 0x80045432
 _EXTPROC = 0o200000
 _DISABLED = b"\0"  # _POSIX_VDISABLE
 
@@ -191,6 +192,16 @@ def slave_path(fd: int) -> str:
     number = array.array("i", [0])
     syscalls.ioctl(fd, _TIOCGPTN, number)
     return f"/dev/pts/{number[0]}"
+
+
+def device_of(fd: int) -> int:
+    """The number of the terminal itself, also where *fd* is /dev/tty, which is each one's own."""
+    answer = array.array("I", [0])
+    try:
+        syscalls.ioctl(fd, _TIOCGDEV, answer)
+    except OSError:
+        return syscalls.fstat(fd).st_rdev  # another platform
+    return answer[0]
 
 
 def session_of(fd: int) -> int:
