@@ -150,7 +150,8 @@ def _reason(exc: BaseException) -> str:
     if not exc.strerror.startswith(words):
         return words  # other libraries tell where it happened instead, which we say already
     # What follows is a whole sentence, which says more than the kernel's words.
-    return exc.strerror.removeprefix(f"{words}: ") if exc.errno == errno.EBADF else exc.strerror
+    known = exc.errno in (errno.EBADF, errno.ENOTTY)
+    return exc.strerror.removeprefix(f"{words}: ") if known else exc.strerror
 
 
 class _Quiet(asyncio.Protocol):

@@ -79,9 +79,8 @@ class TerminalTransport(StdioTransport):
             raise bad_descriptor("a terminal is attached to read what is typed there")
         if not syscalls.isatty(self._rfd):
             kind = syscalls.kind(syscalls.fstat(self._rfd).st_mode)
-            raise OSError(
-                errno.ENOTTY, f"a terminal is needed to read what is typed, and {self._files[0]!r} is {kind}"
-            )
+            what = f"a terminal is needed to read what is typed, and {self._files[0]!r} is {kind}"
+            raise OSError(errno.ENOTTY, f"{os.strerror(errno.ENOTTY)}: {what}")
         if self._escape_byte is not None:
             self._escape = Escape(self._sys, self._rfd, self._escape_byte, self._escape_changed)
             self._sys = self._escape

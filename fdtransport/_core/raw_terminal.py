@@ -73,7 +73,7 @@ class RawTerminal:
             raw mode already.
         """
         if self._device in [held._device for held in _held]:
-            raise OSError(errno.EBUSY, "this terminal is attached already")
+            raise OSError(errno.EBUSY, f"{os.strerror(errno.EBUSY)}: this terminal is attached already")
         _hear()
         _held.append(self)
         try:
@@ -154,9 +154,8 @@ def _come_to_foreground(fd: int) -> None:
         except OSError:
             # EINVAL: SIGTTOU is ignored. EIO: nobody is there who could continue us.
             if not _in_foreground(fd):
-                raise OSError(
-                    errno.EIO, "the terminal is another job's, and this one is in the background"
-                ) from None
+                what = "the terminal is another job's, and this one is in the background"
+                raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: {what}") from None
 
 
 # -- signals -------------------------------------------------------------------------------------------
