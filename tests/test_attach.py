@@ -105,6 +105,25 @@ async def test_modes_are_back_as_soon_as_it_is_aborted(terminal: Terminal) -> No
         assert terminal.modes == before
 
 
+async def test_setting_modes_goes_on_after_a_stop(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the kernel says of tcsetattr(3) that was stopped in the background and continued.
+    set_modes, interrupted = syscalls.tcsetattr, []
+
+    def interrupt(*args: Any) -> None:
+        if len(interrupted) < 2:
+            interrupted.append(args)
+            raise termios.error(errno.EINTR, "Interrupted system call")
+        set_modes(*args)
+
+    monkeypatch.setattr(syscalls, "tcsetattr", interrupt)
+    before = terminal.modes
+    async with attached(terminal):
+        assert terminal.modes != before
+        assert len(interrupted) == 2
+
+
 async def test_modes_are_back_when_it_is_detached(terminal: Terminal) -> None:
     before = terminal.modes
     async with attached(terminal) as (transport, _):
