@@ -18,6 +18,10 @@ from collections.abc import Iterator
 from typing import Any
 
 
+#: Ignored by the leader (SIGPIPE), or since the tests were started in the background of a script.
+DEFAULT = [signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP]
+
+
 def state() -> tuple[Any, ...]:
     return termios.tcgetattr(0), [os.get_blocking(fd) for fd in (0, 1, 2)]
 
@@ -40,7 +44,7 @@ def orders() -> Iterator[str]:
 
 def main(where: str, command: list[str]) -> None:
     before = state()
-    pid = os.posix_spawn(command[0], command, os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE])
+    pid = os.posix_spawn(command[0], command, os.environ, setpgroup=0, setsigdef=DEFAULT)
     tell("started", pid)
     if where == "fg":
         give_terminal_to(pid)

@@ -433,7 +433,7 @@ def test_another_thread_than_the_main_one_is_refused(terminal: Terminal) -> None
 
     def run() -> None:
         try:
-            asyncio.run(connect_terminal(asyncio.Protocol, terminal.fd), loop_factory=None)
+            asyncio.run(connect_terminal(asyncio.Protocol, terminal.fd))
         except BaseException as exc:
             raised.append(exc)
 
