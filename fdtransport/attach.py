@@ -18,6 +18,7 @@ from ._core.handle import FileLike, Handle, fileno_of
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
 from ._core.raw_terminal import RawTerminal
+from ._core.screen import Screen
 from ._core.terminal import WindowSize
 from .errors import bad_descriptor
 from .stdio import StdioTransport
@@ -81,12 +82,15 @@ class TerminalTransport(StdioTransport):
             kind = syscalls.kind(syscalls.fstat(self._rfd).st_mode)
             what = f"a terminal is needed to read what is typed, and {self._files[0]!r} is {kind}"
             raise OSError(errno.ENOTTY, f"{os.strerror(errno.ENOTTY)}: {what}")
+        screen = None
+        if self._wfd >= 0 and syscalls.isatty(self._wfd):
+            self._sys = screen = Screen(self._sys, self._wfd)
         if self._escape_byte is not None:
             self._escape = Escape(self._sys, self._rfd, self._escape_byte, self._escape_changed)
             self._sys = self._escape
         self._size = self.window_size
         nonblocking = [loan.claim.fd for loan in self._loans if loan.claim.made_nonblocking]
-        self._raw = RawTerminal(self._rfd, nonblocking, self._window_changed)
+        self._raw = RawTerminal(self._rfd, nonblocking, screen, self._window_changed)
         self._raw.enter()
 
     def _find_extra(self, name: str) -> Any:
@@ -232,11 +236,12 @@ async def connect_terminal(
     is typed right after it is dropped. *on_resize* is called with the new `WindowSize` when the size of the
     window changes; ``transport.forward_size(pty)`` hands it on.
 
-    The terminal is put back as it was, its modes and O_NONBLOCK, when the transport ends or is aborted, when
-    the program ends, and before it dies of SIGTERM, SIGHUP, SIGINT or SIGQUIT or is stopped by SIGTSTP; the
+    The terminal is put back as it was when the transport ends or is aborted, when the program ends, and
+    before it dies of SIGTERM, SIGHUP, SIGINT or SIGQUIT or is stopped by SIGTSTP: its modes, O_NONBLOCK, and
+    what was switched on in it by what was shown (a second screen, reports of the mouse, a hidden cursor). The
     handlers of these signals are put back as well. Signals that the program handles or ignores are left to
-    it. After a stop it goes on in raw mode. A program in the background is stopped here until it comes to
-    the foreground, as with every program that sets a terminal's modes.
+    it. After a stop it goes on in raw mode. A program in the background is stopped here until it comes to the
+    foreground, as with every program that sets a terminal's modes.
 
     Sizes change by SIGWINCH, which comes from the controlling terminal only. Returns ``(transport,
     protocol)`` after ``connection_made``. Cancelling is safe.

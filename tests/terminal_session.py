@@ -17,7 +17,6 @@ import termios
 from collections.abc import Iterator
 from typing import Any
 
-
 #: Ignored by the leader (SIGPIPE), or since the tests were started in the background of a script.
 DEFAULT = [signal.SIGPIPE, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP]
 

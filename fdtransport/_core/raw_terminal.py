@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import syscalls, terminal
+from .screen import Screen
 
 __all__ = ["RawTerminal"]
 
@@ -52,14 +53,17 @@ class RawTerminal:
     """The terminal *fd* from ``enter()`` to ``leave()``.
 
     *nonblocking*: descriptors on which O_NONBLOCK was set though others share them; put back together with
-    the modes. The bound method *resized* is called, inside a signal handler, when the window may have
-    another size.
+    the modes, and so is what was switched on on the *screen*. The bound method *resized* is called, inside a
+    signal handler, when the window may have another size.
     """
 
-    def __init__(self, fd: int, nonblocking: Sequence[int], resized: Callable[[], None]) -> None:
+    def __init__(
+        self, fd: int, nonblocking: Sequence[int], screen: Screen | None, resized: Callable[[], None]
+    ) -> None:
         self._fd = fd
         self._device = terminal.device_of(fd)
         self._nonblocking = nonblocking
+        self._screen = screen
         self._resized = weakref.WeakMethod(resized)
         self._before: list[Any] | None = None  # what to put back; None when that has been done
         self._raw: list[Any] | None = None
@@ -103,16 +107,21 @@ class RawTerminal:
             self._before = modes
             terminal.set_modes(self._fd, terminal.raw(modes))
             self._raw = terminal.modes_of(self._fd)
+            if self._screen is not None:
+                self._screen.redo()
 
     def put_back(self) -> None:
         """The modes that it had, unless it is another job's by now, whose modes those are."""
         before = self._before
         if before is None:
             return
+        in_foreground = _in_foreground(self._fd)
+        if in_foreground and self._screen is not None:
+            self._screen.undo()  # while it cannot wait
         for fd in self._nonblocking:
             with contextlib.suppress(OSError):
                 syscalls.set_blocking(fd, True)
-        if _in_foreground(self._fd):
+        if in_foreground:
             # Should that change at this moment, it must not stop us: this may be the end.
             masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
             try:
