@@ -37,8 +37,6 @@ __all__ = ["RawTerminal"]
 
 #: Whose default action is the end, or a stop.
 _GIVING_WAY = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGTSTP")
-#: A queue that TCFLSH of tty_ioctl(4) does not know.
-_NO_QUEUE = 3
 
 #: Those in raw mode now, or to be again when the process goes on.
 _held: list[RawTerminal] = []
@@ -99,7 +97,7 @@ class RawTerminal:
         """Raw mode, from whatever mode it has now. It is waited for, stopped, in the background."""
         if self._leaving:
             return
-        _come_to_foreground(self._fd)
+        terminal.come_to_foreground(self._fd)
         for fd in self._nonblocking:
             syscalls.set_blocking(fd, False)
         modes = terminal.modes_of(self._fd)
@@ -115,7 +113,7 @@ class RawTerminal:
         before = self._before
         if before is None:
             return
-        in_foreground = _in_foreground(self._fd)
+        in_foreground = terminal.in_foreground(self._fd)
         if in_foreground and self._screen is not None:
             self._screen.undo()  # while it cannot wait
         for fd in self._nonblocking:
@@ -136,35 +134,6 @@ class RawTerminal:
         resized = self._resized()
         if resized is not None:
             resized()
-
-
-# -- the background ------------------------------------------------------------------------------------
-
-
-def _in_foreground(fd: int) -> bool:
-    """Whether this process may do as it likes with the terminal, as far as job control is concerned."""
-    try:
-        return syscalls.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:
-        return True  # not the terminal of our session, which asks nobody; or hung up, which is told later
-
-
-def _come_to_foreground(fd: int) -> None:
-    """Return in the foreground: stopped by the kernel until then, as everybody who wants the terminal."""
-    import termios
-
-    while not _in_foreground(fd):
-        try:
-            # The kernel stops whoever may not, and complains of the queue to whoever may. (What would do
-            # something is done in the end with arguments from before the stop.)
-            syscalls.ioctl(fd, termios.TCFLSH, _NO_QUEUE)
-        except InterruptedError:
-            pass  # stopped and continued
-        except OSError:
-            # EINVAL: SIGTTOU is ignored. EIO: nobody is there who could continue us.
-            if not _in_foreground(fd):
-                what = "the terminal is another job's, and this one is in the background"
-                raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: {what}") from None
 
 
 # -- signals -------------------------------------------------------------------------------------------
