@@ -324,6 +324,25 @@ async def test_a_job_that_is_killed_in_the_background_leaves_the_terminal_to_its
         await one.hears("killed SIGTERM same")
 
 
+async def test_the_end_is_not_held_up_when_the_foreground_is_lost_at_that_moment() -> None:
+    program = """
+from fdtransport._core import terminal
+async def main():
+    async with attach_terminal() as (reader, _):
+        terminal.in_foreground = lambda fd: True
+        tell("attached")
+        await reader.read(1)
+run(main)
+"""
+    async with job(program) as one:
+        await one.hears("attached")
+        one.kill(signal.SIGSTOP)
+        await one.hears("stopped SIGSTOP changed")
+        one.kill(signal.SIGTERM)
+        one.order("bg")
+        await one.hears("killed SIGTERM same")
+
+
 async def test_in_the_background_it_is_an_error_for_whoever_ignores_being_stopped() -> None:
     program = """
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
