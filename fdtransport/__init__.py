@@ -7,6 +7,7 @@ from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
 from .activation import ActivationSocket, activation_sockets
+from .attach import TerminalTransport, attach_terminal, connect_terminal
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
 from .endpoints import connect_url, listen_url, open_packet_url, open_url
 from .errors import (
@@ -70,17 +71,20 @@ __all__ = [
     "StreamTransport",
     "StreamWriter",
     "TerminalEvent",
+    "TerminalTransport",
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
     "WindowSize",
     "activation_sockets",
+    "attach_terminal",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
     "connect_stdio",
+    "connect_terminal",
     "connect_url",
     "connect_write_pipe",
     "create_connection",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from .attach import TerminalTransport
 from .endpoints import Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
 from .progress import progress, size
@@ -29,6 +30,7 @@ __all__ = ["main"]
 EXAMPLES = """\
 endpoints:
   -                         standard input and output (the default of B)
+  -?raw                     this terminal, as it is typed     ?escape=KEY (^], 0x1d, none)
   fd:3, fd:3,4              a descriptor, or one to read and one to write
   tcp://host:port           a TCP connection            ?keepalive=SECONDS&timeout=SECONDS
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
@@ -47,6 +49,7 @@ examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
   cat big | python -m fdtransport - tcp://example.org:9000
   python -m fdtransport fifo:requests -
+  python -m fdtransport '-?raw' tcp://127.0.0.1:7000
   python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
 
 A listener relays each connection to a new connection of the other endpoint; of UDP and UNIX datagrams,
@@ -131,9 +134,9 @@ def _parser() -> _Parser:
     return parser
 
 
-def _tell(message: str) -> None:
+def _tell(message: str, before: str = "") -> None:
     with contextlib.suppress(OSError):
-        print(f"fdtransport: {message}", file=sys.stderr, flush=True)
+        print(f"{before}fdtransport: {message}", file=sys.stderr, flush=True)
 
 
 def _reason(exc: BaseException) -> str:
@@ -147,7 +150,8 @@ def _reason(exc: BaseException) -> str:
     if not exc.strerror.startswith(words):
         return words  # other libraries tell where it happened instead, which we say already
     # What follows is a whole sentence, which says more than the kernel's words.
-    return exc.strerror.removeprefix(f"{words}: ") if exc.errno == errno.EBADF else exc.strerror
+    known = exc.errno in (errno.EBADF, errno.ENOTTY)
+    return exc.strerror.removeprefix(f"{words}: ") if known else exc.strerror
 
 
 class _Quiet(asyncio.Protocol):
@@ -257,6 +261,8 @@ class Command:
         except OSError as exc:
             self._fail(f"cannot open {endpoint}: {_reason(exc)}")
             return None
+        if isinstance(transport, TerminalTransport):
+            _tell(f"{transport.how_to_leave}\r")  # the terminal is in raw mode
         return transport
 
     async def _relay(self, a: Any, b: Any) -> None:
@@ -292,6 +298,8 @@ class Command:
         for moved, sink in ((result.a_to_b, self.b), (result.b_to_a, self.a)):
             if moved.refusal is not None:
                 _tell(f"{sink}: {moved.refused} records refused, the last: {_reason(moved.refusal)}")
+        if any(isinstance(end, TerminalTransport) and end.escaped for end in (a, b)):
+            _tell("left", before="\n")  # wherever in its line the other side was
         if result.error is not None:
             failed = self.a if result.failed == "a" else self.b
             if not (failed.scheme is STDIO and isinstance(result.error, BrokenPipeError)):
@@ -420,7 +428,9 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # What begins with a dash is an option to argparse.
+    options = _parser().parse_args([f"stdio:{text[1:]}" if text.startswith("-?") else text for text in given])
     try:
         a, b = _endpoints(options)
         factory = _loop_factory(options.loop)

@@ -111,7 +111,9 @@ async def connect_url(
     """Open what *url* names, with a protocol of *protocol_factory*.
 
     ======================  =====================================================================
-    ``-`` or ``stdio:``     standard input and output of this process
+    ``-`` or ``stdio:``     standard input and output of this process; ``-?raw``: the user's terminal, as
+                            in ``connect_terminal``, with ``escape=^]``, ``escape=0x1d`` or
+                            ``escape=none``
     ``fd:N``, ``fd:R,W``    a descriptor, or one to read and one to write
     ``tcp://host:port``     ``keepalive=SECONDS`` of silence before the peer is asked whether it
                             is there, ``timeout=SECONDS`` for connecting

@@ -76,6 +76,10 @@ async def relay(
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
     with everything sent. When an end is lost, what was read from it is still delivered to the other.
 
+    Where one end is the user's terminal (see ``attach_terminal``) and the other a terminal with a program,
+    that window gets the size of this one, and follows it. The end of the other end is that of the user's
+    terminal as well.
+
     TLS has no half-close. When it is what an end of file should be passed on to, the other direction
     goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end.
 
@@ -225,6 +229,8 @@ class Relay:
             way.choose_engine(self._splices)
         for side in self._sides.values():
             side.take_over()
+        for way in self._ways:
+            way.source.show_size(way.sink.transport)
         for way in self._ways:
             way.start()
         for side in self._sides.values():

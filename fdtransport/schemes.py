@@ -15,6 +15,7 @@ from ._core.opening import open_transport
 from ._core.plain_file import opened_file
 from ._core.socket_file import unix_family
 from ._core.stream import StreamTransport
+from .attach import ESCAPE, connect_terminal
 from .datagrams import create_datagram_endpoint
 from .fd import connect_fd
 from .fifo import connect_fifo
@@ -37,6 +38,7 @@ from .urls import (
     flag,
     group,
     host_name,
+    key,
     listening_address,
     name,
     nothing,
@@ -75,8 +77,11 @@ class Scheme:
     """Whether it carries records, and no bytes."""
 
 
-async def _stdio(factory: Factory, _target: None, mode: str, _options: dict[str, Any]) -> tuple[Any, Any]:
-    return await connect_stdio(factory, 0 if "r" in mode else None, 1 if "w" in mode else None)
+async def _stdio(factory: Factory, _target: None, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    files = 0 if "r" in mode else None, 1 if "w" in mode else None
+    if options.get("raw") and "r" in mode:
+        return await connect_terminal(factory, files, escape=options.get("escape", ESCAPE))
+    return await connect_stdio(factory, *files)
 
 
 async def _fd(
@@ -200,6 +205,7 @@ def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
+_READING = ("r", "rw")
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
@@ -218,7 +224,16 @@ OF_NO_USE: dict[str, tuple[str, ...]] = {
 }
 
 SCHEMES: dict[str, Scheme] = {
-    "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),
+    "stdio": Scheme(
+        "- (or stdio:)",
+        nothing,
+        _stdio,
+        {
+            "raw": replace(flag(), modes=_READING),
+            "escape": replace(key(), modes=_READING, needs="raw"),
+        },
+        once=True,
+    ),
     "fd": Scheme("fd:N", descriptors, _fd, once=True),
     "tcp": Scheme("tcp://host:port", address, _tcp, {"keepalive": _ALIVE, "timeout": seconds()}),
     "tcp+listen": Scheme(

@@ -14,6 +14,7 @@ from ._core import syscalls
 from ._core.reading import READ_SIZE
 from ._core.spare import Stock
 from ._core.stream import StreamTransport
+from .attach import TerminalTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
@@ -149,6 +150,11 @@ class Side(asyncio.Protocol):
         if self.inward is not None and self._was_paused:
             self.inward.block()
 
+    def show_size(self, other: Any) -> None:
+        """Where this is the user's terminal and *other* has a window as well, have that follow it."""
+        if isinstance(self.transport, TerminalTransport) and hasattr(other, "resize") and not self.lost:
+            self.transport.forward_size(other)
+
     def unread(self) -> tuple[bytes, bool]:
         """What the StreamReader holds, and whether nothing comes after that."""
         stream = self.stream
@@ -174,8 +180,12 @@ class Side(asyncio.Protocol):
     def end(self) -> float | None:
         """Pass an end of file on, where there is a way to; else seconds of silence until all is over.
 
-        Under TLS it would end both directions.
+        Under TLS it would end both directions. At the user's terminal it does: nobody should have to type
+        something in order to see that nobody listens.
         """
+        if isinstance(self.transport, TerminalTransport):
+            self.transport.close()
+            return None
         try:
             if not self.transport.is_closing() and self.transport.can_write_eof():
                 self.transport.write_eof()

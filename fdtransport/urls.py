@@ -35,6 +35,7 @@ __all__ = [
     "flag",
     "group",
     "host_name",
+    "key",
     "listening_address",
     "name",
     "nothing",
@@ -71,7 +72,7 @@ class Address(NamedTuple):
 
 
 def split_url(text: str) -> Url:
-    """Take *text* apart; ``-`` is ``stdio:``.
+    """Take *text* apart; ``-`` is ``stdio:``, also before options.
 
     :raises EndpointError: it has not the form of an endpoint.
     """
@@ -82,8 +83,9 @@ def split_url(text: str) -> Url:
             raise EndpointError(
                 f"{text!r}: control characters are not allowed (in a path: %{ord(character):02X})"
             )
-    if text == "-":
-        return Url(text, "stdio", False, "", "", "")
+    written = text
+    if text == "-" or text.startswith("-?"):
+        text = f"stdio:{text[1:]}"
     head = _HEAD.match(text)
     if head is None:
         raise EndpointError(
@@ -100,7 +102,7 @@ def split_url(text: str) -> Url:
     if not listens and "listen" in options:
         listens = True
         options.remove("listen")
-    return Url(text, head[1].lower(), listens, parts.netloc, parts.path, "&".join(options))
+    return Url(written, head[1].lower(), listens, parts.netloc, parts.path, "&".join(options))
 
 
 def _decode(url: Url, part: str) -> str:
@@ -199,12 +201,14 @@ class Option:
     """An option of a scheme: the function that reads its value, and what that accepts, in words.
 
     *modes*: the directions in which the endpoint can be opened with it. *required*: it has to be there.
+    *needs*: another option, without which it is of no use.
     """
 
     read: Callable[[str], Any]
     accepts: str
     modes: tuple[str, ...] = ("r", "w", "rw")
     required: bool = False
+    needs: str = ""
 
 
 def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, Any]:
@@ -225,6 +229,10 @@ def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, 
             found[name] = option.read(_decode(url, value) if given else "")
         except ValueError:
             raise EndpointError(f"{url.text!r}: option {name!r} is {option.accepts}, not {value!r}") from None
+    for name in found:
+        needed = known[name].needs
+        if needed and not found.get(needed):
+            raise EndpointError(f"{url.text!r}: option {name!r} is of use with {needed!r} only")
     for name, option in known.items():
         if option.required and name not in found:
             raise EndpointError(f"{url.text!r}: option {name!r} is missing; it is {option.accepts}")
@@ -253,6 +261,21 @@ def seconds() -> Option:
         return float(value)
 
     return Option(read, "a number of seconds above 0")
+
+
+def key() -> Option:
+    """A byte as it is typed (``^]``), or as a number (``0x1d``); or ``none``."""
+
+    def read(value: str) -> bytes | None:
+        if value == "none":
+            return None
+        if re.fullmatch(r"\^[@-_a-z?]", value):
+            return bytes([ord(value[1].upper()) ^ 0x40])
+        if not re.fullmatch(r"0x[0-9a-fA-F]{1,2}", value):
+            raise ValueError
+        return bytes([int(value, 16)])
+
+    return Option(read, "a key, as ^] or 0x1d, or none")
 
 
 def whole(low: int, high: int) -> Option:

@@ -27,6 +27,7 @@ FLOORS = {
     "_core.child": 1.3,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
+    "_core.raw_terminal": 1.3,
     "_core.root": 1.5,
     "_core.interest": 1.6,
     "_core.socket_object": 1.6,
@@ -58,6 +59,7 @@ FLOORS = {
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
+    "attach": {"stdio"},
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
