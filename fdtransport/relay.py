@@ -171,9 +171,17 @@ class Relay:
         return self.result
 
     def stop(self) -> None:
-        """Read no more. What was read still goes out, and then both ends are closed."""
+        """Read no more. What was read still goes out, and then both ends are closed.
+
+        A program gets it as long as it takes some of it every 10 seconds.
+        """
         for way in self._ways:
             way.stop()
+        if self._timer is None and not all(way.over for way in self._ways):
+            patience = [way.sink.patience() for way in self._ways if not way.over]
+            longest = max((seconds for seconds in patience if seconds is not None), default=None)
+            if longest is not None:
+                self._expire_after_silence(longest, -1)
 
     def _find_ways(self) -> None:
         a_source, a_sink = self._sides_of("a", self._ends[0])

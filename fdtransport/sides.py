@@ -14,11 +14,14 @@ from ._core import syscalls
 from ._core.reading import READ_SIZE
 from ._core.spare import Stock
 from ._core.stream import StreamTransport
+from .program import ProgramTransport
+from .pty_process import PtyProcessTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
-#: Seconds of silence after which an end under TLS, which cannot be told of the other's end, is closed.
-TLS_SILENCE = 10.0
+#: Seconds of silence after which an end is closed that cannot be told of the other's end: one under TLS, or
+#: a terminal, where a program takes Ctrl-D for one only if it likes. Also for a program to take what is left.
+SILENCE = 10.0
 
 
 @dataclass(slots=True)
@@ -172,7 +175,8 @@ class Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def end(self) -> float | None:
-        """Pass an end of file on, where there is a way to; else seconds of silence until all is over.
+        """Pass an end of file on, where there is a way to; seconds of silence until all is over, if it may not
+        be heard.
 
         Under TLS it would end both directions.
         """
@@ -182,7 +186,11 @@ class Side(asyncio.Protocol):
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
-        return TLS_SILENCE if self._is_tls() else None
+        return SILENCE if self._is_tls() or isinstance(self.transport, PtyProcessTransport) else None
+
+    def patience(self) -> float | None:
+        """Seconds without progress that it is given to take what it was sent, when nobody is there to wait."""
+        return SILENCE if isinstance(self.transport, ProgramTransport) else None
 
     def _is_tls(self) -> bool:
         return self.transport.get_extra_info("sslcontext") is not None
