@@ -125,9 +125,8 @@ async def connect_exec(
         raise ValueError("stderr is None, DEVNULL, STDOUT, a descriptor or an open file here, and no PIPE")
     if linger is not None and not linger >= 0:
         raise ValueError(f"linger ({linger!r}) must be >= 0, or None")
-    wanted = descriptor_map(
-        None, None, stdin=PIPE if "w" in mode else DEVNULL, stdout=PIPE if "r" in mode else None, stderr=stderr
-    )
+    source, sink = PIPE if "w" in mode else DEVNULL, PIPE if "r" in mode else None
+    wanted = descriptor_map(None, None, stdin=source, stdout=sink, stderr=stderr)
     loop = asyncio.get_running_loop()
     protocol = protocol_factory()
     waiter: asyncio.Future[None] = loop.create_future()

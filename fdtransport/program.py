@@ -1,4 +1,4 @@
-"""A byte stream that a program is at the other end of: its process, and an end that comes after its last word.
+"""A byte stream with a program at its other end: the process, and an end that comes after its last word.
 
 What `PtyProcessTransport` (a program on a terminal) and `ExecTransport` (one on two pipes) share.
 """
@@ -16,6 +16,9 @@ from ._core.stream import StreamTransport
 
 __all__ = ["ProgramTransport"]
 
+#: The slots are those of the two classes: of bases, only one may have any.
+_THEIRS: tuple[str, ...] = ()
+
 
 class ProgramTransport(StreamTransport):
     """A `StreamTransport` with a program behind it, and what there is to know of that and to do with it.
@@ -24,7 +27,7 @@ class ProgramTransport(StreamTransport):
     other end of it. Extra info: also ``pid``.
     """
 
-    __slots__ = ()
+    __slots__ = _THEIRS
 
     #: The signals of ``terminate``.
     _LADDER: ClassVar[Sequence[int]] = LADDER

@@ -182,9 +182,7 @@ async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]
     return await connect_pty(factory, link=target, **options)
 
 
-async def _exec(
-    factory: Factory, target: list[str], mode: str, options: dict[str, Any]
-) -> tuple[Any, Any]:
+async def _exec(factory: Factory, target: list[str], mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     cwd = options.get("cwd")
     try:
         if options.get("pty"):

@@ -175,10 +175,10 @@ class Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def end(self) -> float | None:
-        """Pass an end of file on, where there is a way to; seconds of silence until all is over, if it may not
-        be heard.
+        """Pass an end of file on, where there is a way to.
 
-        Under TLS it would end both directions.
+        Returns seconds of silence after which all is over, where nobody may have heard of it. Under TLS it
+        would end both directions.
         """
         try:
             if not self.transport.is_closing() and self.transport.can_write_eof():
@@ -189,7 +189,7 @@ class Side(asyncio.Protocol):
         return SILENCE if self._is_tls() or isinstance(self.transport, PtyProcessTransport) else None
 
     def patience(self) -> float | None:
-        """Seconds without progress that it is given to take what it was sent, when nobody is there to wait."""
+        """Seconds without progress in which it may take what it was sent, when nobody is left to wait."""
         return SILENCE if isinstance(self.transport, ProgramTransport) else None
 
     def _is_tls(self) -> bool:
