@@ -121,7 +121,7 @@ async def connect_exec(
     """
     if mode not in ("r", "w", "rw"):
         raise ValueError(f"mode must be 'r', 'w' or 'rw', not {mode!r}")
-    if stderr is PIPE:
+    if stderr == PIPE or isinstance(stderr, str):
         raise ValueError("stderr is None, DEVNULL, STDOUT, a descriptor or an open file here, and no PIPE")
     if linger is not None and not linger >= 0:
         raise ValueError(f"linger ({linger!r}) must be >= 0, or None")
