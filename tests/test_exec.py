@@ -84,11 +84,7 @@ def test_a_run_that_ends_in_the_middle_leaves_nothing() -> None:
 
 async def output_of(*command: str, **options: Any) -> tuple[bytes, int]:
     reader, writer = await open_exec(*command, **options)
-    output = await reader.read()
-    code = await writer.transport.wait()  # type: ignore[attr-defined]
-    writer.close()
-    await writer.wait_closed()
-    return output, code
+    return await reader.read(), await writer.transport.finish()  # type: ignore[attr-defined]
 
 
 async def test_what_is_written_is_its_input_and_what_it_prints_is_read() -> None:
@@ -276,29 +272,24 @@ def test_any_words_arrive_that_are_quoted_for_a_shell_and_then_for_a_url(words: 
     assert parse_url("exec:" + quote(shlex.join(words))).target == words
 
 
+async def said(url: str) -> bytes:
+    reader, writer = await open_url(url)
+    output = await reader.read()
+    assert await writer.transport.finish() == 0  # type: ignore[attr-defined]
+    return output
+
+
 async def test_a_question_mark_is_written_in_hexadecimal() -> None:
-    reader, writer = await open_url("exec:echo 'what%3F' 100%25?stderr=null")
-    assert await reader.read() == b"what? 100%\n"
-    writer.close()
-    await writer.wait_closed()
+    assert await said("exec:echo 'what%3F' 100%25?stderr=null") == b"what? 100%\n"
 
 
 async def test_there_is_no_shell_unless_it_is_asked_for() -> None:
-    for url, printed in (
-        ("exec:echo $HOME * | cat", b"$HOME * | cat\n"),
-        ("shell:echo $((6*7)) | cat", b"42\n"),
-    ):
-        reader, writer = await open_url(url)
-        assert await reader.read() == printed
-        writer.close()
-        await writer.wait_closed()
+    assert await said("exec:echo $HOME * | cat") == b"$HOME * | cat\n"
+    assert await said("shell:echo $((6*7)) | cat") == b"42\n"
 
 
 async def test_it_runs_in_the_directory_that_is_named(tmp_path: Any) -> None:
-    reader, writer = await open_url(f"exec:pwd?cwd={quote(str(tmp_path))}")
-    assert await reader.read() == os.fsencode(tmp_path.resolve()) + b"\n"
-    writer.close()
-    await writer.wait_closed()
+    assert await said(f"exec:pwd?cwd={quote(str(tmp_path))}") == os.fsencode(tmp_path.resolve()) + b"\n"
 
 
 async def test_a_terminal_has_the_size_that_was_asked_for_and_another_one_later() -> None:
