@@ -41,8 +41,8 @@ class Cast:
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # half a character may come
         self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - it is closed by whoever has this
         rows, columns, *_ = terminal.window_size
-        head = {"version": 2, "width": columns, "height": rows, "timestamp": int(time.time())}
-        self.write({**head, "command": " ".join(command)})
+        head = {"version": 2, "width": columns, "height": rows, "command": " ".join(command)}
+        self.write({**head, "timestamp": int(time.time())})
 
     def write(self, line: object) -> None:
         self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -61,10 +61,7 @@ class Cast:
 
 
 async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
-    """Run *command* on a terminal of its own, shown here, and recorded; its exit status.
-
-    *attach*: the user's terminal is its keyboard, and gives it its size.
-    """
+    """Run *command* on a terminal in this one (*attach*), or with no keyboard; its exit status."""
     async with contextlib.AsyncExitStack() as stack:
         if attach:  # first, so that it is put back last
             keys, screen = await stack.enter_async_context(fdtransport.attach_terminal())
@@ -84,8 +81,8 @@ async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
                 await screen.drain()
             else:
                 show(data)
-        code = int(await terminal.wait())
-    return code if code >= 0 else 128 - code
+        code = await terminal.wait()
+        return int(code) if code >= 0 else 128 - code
 
 
 async def copy(keys: asyncio.StreamReader, typed: asyncio.StreamWriter) -> None:
@@ -138,8 +135,9 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--record", metavar="FILE", help="write a recording there")
     which.add_argument("--play", metavar="FILE", help="play it")
-    speed = between(float, 0.01, 1000)
-    parser.add_argument("--speed", type=speed, default=2.0, metavar="N", help="times as fast (default 2)")
+    parser.add_argument(
+        "--speed", type=between(float, 0.01, 1000), default=2.0, metavar="N", help="(default 2)"
+    )
     parser.add_argument("program", nargs=argparse.REMAINDER, help="what is recorded (your shell)")
     args = parser.parse_args()
     if args.play:

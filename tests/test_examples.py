@@ -129,6 +129,9 @@ OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
     "pump": "--pieces",
+    "session_log": "--speed",
+    "shell_server": "--clients",
+    "supervisor": "--pause",
     "timer": "--interval",
     "tour": "--size",
 }
@@ -168,6 +171,9 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
         "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
         "pump": ["--pieces=100000000"],
+        "session_log": [],
+        "shell_server": [],
+        "supervisor": [],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
     }
