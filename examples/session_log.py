@@ -45,8 +45,8 @@ class Cast:
         self.write({**head, "timestamp": int(time.time())})
 
     def write(self, line: object) -> None:
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.file.flush()  # what there is of it can be played, whatever happens
+        # What there is of it can be played, whatever happens.
+        print(json.dumps(line, ensure_ascii=False), file=self.file, flush=True)
 
     def event(self, kind: str, text: str) -> None:
         self.write([round(time.monotonic() - self.began, 6), kind, text])
@@ -63,7 +63,7 @@ class Cast:
 async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
     """Run *command* on a terminal in this one (*attach*), or with no keyboard; its exit status."""
     async with contextlib.AsyncExitStack() as stack:
-        if attach:  # first, so that it is put back last
+        if attach:
             keys, screen = await stack.enter_async_context(fdtransport.attach_terminal())
         output, typed = await fdtransport.open_pty_process(*command)
         terminal: Any = typed.transport
@@ -72,8 +72,7 @@ async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
         stack.callback(cast.file.close)
         if attach:
             screen.transport.forward_size(cast)
-            typing = asyncio.create_task(copy(keys, typed))
-            stack.callback(typing.cancel)
+            stack.callback(asyncio.create_task(copy(keys, typed)).cancel)
         while data := await output.read(65536):
             cast.output(data)
             if attach:
@@ -95,7 +94,7 @@ async def copy(keys: asyncio.StreamReader, typed: asyncio.StreamWriter) -> None:
 
 def show(data: bytes) -> None:
     sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    sys.stdout.buffer.flush()
 
 
 def events(path: str) -> Iterator[tuple[float, str, str]]:
@@ -103,8 +102,7 @@ def events(path: str) -> Iterator[tuple[float, str, str]]:
         try:
             if json.loads(next(file, "")).get("version") != 2:
                 raise ValueError("it is of another version")
-            for line in file:
-                at, kind, text = json.loads(line)
+            for at, kind, text in map(json.loads, file):
                 yield float(at), kind, text
         except (ValueError, AttributeError, TypeError) as exc:
             raise OSError(f"{path} is no asciicast: {exc}") from None
@@ -121,8 +119,7 @@ async def play(path: str, speed: float) -> int:
 
 async def show_itself(speed: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/session.cast"
-        await record(path, ["sh", "-c", COLOURS], attach=False)
+        await record(path := f"{folder}/session.cast", ["sh", "-c", COLOURS], attach=False)
         print(
             f"recorded {sum(1 for _ in events(path))} events; played back {speed:g} times as fast:",
             flush=True,
@@ -142,8 +139,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.play:
         return run_command(play(args.play, args.speed))
+    program = args.program or [os.environ.get("SHELL", "/bin/sh")]
     if args.record:
-        program = args.program or [os.environ.get("SHELL", "/bin/sh")]
         return run_command(record(args.record, program, attach=sys.stdin.isatty()))
     return run_command(show_itself(args.speed))
 

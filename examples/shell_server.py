@@ -58,8 +58,8 @@ async def serve(client: StreamReader, answers: StreamWriter) -> None:
     if kind != b"w":
         answers.close()  # it has thought better of it
         return
-    shell = os.environ.get("SHELL", "/bin/sh")
-    screen, keys = await fdtransport.open_pty_process(shell, size=WINDOW.unpack(window))
+    shell, size = os.environ.get("SHELL", "/bin/sh"), WINDOW.unpack(window)
+    screen, keys = await fdtransport.open_pty_process(shell, size=size)
     terminal: Any = keys.transport
     showing = asyncio.create_task(show(screen, answers, terminal))
     try:
@@ -94,8 +94,7 @@ async def connect(path: str) -> int:
     reader, writer = await fdtransport.open_unix_connection(path)
     tell = lambda size: send(writer, b"w", WINDOW.pack(*size))  # noqa: E731
     async with fdtransport.attach_terminal(on_resize=tell) as (keys, screen):
-        rows, columns, *pixels = screen.transport.window_size
-        tell((rows or 24, columns or 80, *pixels))
+        tell(screen.transport.window_size if all(screen.transport.window_size[:2]) else (24, 80, 0, 0))
         typing = asyncio.create_task(copy(keys, writer, b"k"))
         typing.add_done_callback(lambda _: writer.close())  # the user leaves
         async for kind, data in frames(reader):
@@ -122,8 +121,8 @@ async def visit(path: str, number: int) -> int:
     async for kind, data in frames(reader):
         if kind == b"s":
             writer.close()
-            first, second = re.findall(rb"[0-9]+ [0-9]+(?=\r\n)", said)
-            print(f"client {number}: a window of {first.decode()}, and then of {second.decode()}", flush=True)
+            sizes = re.findall(r"[0-9]+ [0-9]+(?=\r\n)", said.decode())
+            print(f"client {number}: a window of {', and then of '.join(sizes)}", flush=True)
             return int(data[0])
         said += data
         if waits and b" 80\r\n" in said:  # it is pulled larger, and Return is pressed

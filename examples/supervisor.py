@@ -19,7 +19,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import fdtransport
 
@@ -35,18 +35,24 @@ SHOWN = {
 
 
 class Board:
-    """Where all lines go, each after the name of its program."""
+    """Where all lines go, each after the name of its program. When it is gone, all is stopped."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], stop: Callable[[], object]) -> None:
+        self.stop, self.width = stop, max(map(len, names))
+        self.error: OSError | None = None
         self.coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self.colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
-        self.width = max(map(len, names))
 
     def show(self, name: str, text: str, colour: str = "") -> None:
         head = f"{name:{self.width}} |"
         if self.coloured:
             head, text = f"{self.colours[name]}{head}{PLAIN}", f"{colour}{text}{PLAIN if colour else ''}"
-        print(head, text, flush=True)
+        try:
+            print(head, text, flush=True)
+        except OSError as exc:
+            if self.error is None:
+                self.error = exc
+                self.stop()
 
     async def show_all(self, name: str, reader: fdtransport.StreamReader, colour: str = "") -> None:
         while line := await reader.readline():
@@ -63,8 +69,8 @@ async def run_once(name: str, command: Sequence[str], board: Board) -> int:
         limit=1 << 20,
     )
     async with process, asyncio.TaskGroup() as group:
-        outputs = ((1, ""), (2, ERROR))
-        shown = [group.create_task(board.show_all(name, process.fds[fd], colour)) for fd, colour in outputs]
+        shows = (board.show_all(name, process.fds[fd], colour) for fd, colour in ((1, ""), (2, ERROR)))
+        shown = [group.create_task(show) for show in shows]
         try:
             code = await process.wait()
         except asyncio.CancelledError:
@@ -86,9 +92,8 @@ async def keep_running(name: str, command: Sequence[str], board: Board, pause: f
         if not code:
             board.show(name, "has done its work")
             return
-        failures = 0 if time.monotonic() - began > FORGIVEN else failures
-        wait = min(pause * 2**failures, LONGEST)
-        failures += 1
+        failures = 1 if time.monotonic() - began > FORGIVEN else failures + 1
+        wait = min(pause * 2 ** (failures - 1), LONGEST)
         how = f"status {code}" if code > 0 else signal.Signals(-code).name
         board.show(name, f"failed with {how}, and is started again in {wait:g} s", ERROR)
         await asyncio.sleep(wait)
@@ -96,15 +101,15 @@ async def keep_running(name: str, command: Sequence[str], board: Board, pause: f
 
 async def run(programs: dict[str, Sequence[str]], pause: float, seconds: float | None) -> int:
     """Keep all of them running for so many seconds, or until they have done their work."""
-    board, task, told = Board(list(programs)), asyncio.current_task(), []
+    task, told = asyncio.current_task(), []
     assert task is not None
+    board = Board(list(programs), task.cancel)
 
-    def stop() -> None:
+    def terminated() -> None:
         told.append(143)
         task.cancel()
 
-    with contextlib.suppress(NotImplementedError):  # Windows
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated)
     try:
         async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
             for name, command in programs.items():
@@ -112,11 +117,9 @@ async def run(programs: dict[str, Sequence[str]], pause: float, seconds: float |
     except TimeoutError:
         pass
     except asyncio.CancelledError:
+        if board.error is not None:
+            raise board.error from None
         return told[0] if told else 130
-    except BaseExceptionGroup as failed:
-        while isinstance(failed, BaseExceptionGroup):
-            failed = failed.exceptions[0]  # nobody can be told any more
-        raise failed from None
     return 0
 
 
