@@ -4,9 +4,8 @@
     python -m examples.session_log --record session.cast make test   # any program, also without a terminal
     python -m examples.session_log --play session.cast --speed 4
 
-Without arguments it shows itself: a small session, recorded and played back. The file is an asciicast
-(https://docs.asciinema.org/manual/asciicast/v2/), which asciinema plays as well: a line of JSON for the
-whole, and one for each piece of output: [seconds since the beginning, "o", text].
+Without arguments it shows itself: a small session, recorded and played back. The file is an asciicast, which
+asciinema plays as well (https://docs.asciinema.org/manual/asciicast/v2/).
 """
 
 from __future__ import annotations
@@ -63,9 +62,11 @@ class Cast:
 async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
     """Run *command* on a terminal in this one (*attach*), or with no keyboard; its exit status."""
     async with contextlib.AsyncExitStack() as stack:
+        size: Any = (24, 80)
         if attach:
             keys, screen = await stack.enter_async_context(fdtransport.attach_terminal())
-        output, typed = await fdtransport.open_pty_process(*command)
+            size = tuple(map(max, screen.transport.window_size, (1, 1, 0, 0)))
+        output, typed = await fdtransport.open_pty_process(*command, size=size)
         terminal: Any = typed.transport
         stack.push_async_callback(terminal.finish)
         cast = Cast(path, terminal, command)
@@ -108,23 +109,22 @@ def events(path: str) -> Iterator[tuple[float, str, str]]:
             raise OSError(f"{path} is no asciicast: {exc}") from None
 
 
-async def play(path: str, speed: float) -> int:
+async def play(path: str, speed: float) -> None:
     began = time.monotonic()
     for at, kind, text in events(path):
         await asyncio.sleep(began + at / speed - time.monotonic())
         if kind == "o":
             show(text.encode("utf-8", "surrogatepass"))
-    return 0
 
 
-async def show_itself(speed: float) -> int:
+async def show_itself(speed: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         await record(path := f"{folder}/session.cast", ["sh", "-c", COLOURS], attach=False)
         print(
             f"recorded {sum(1 for _ in events(path))} events; played back {speed:g} times as fast:",
             flush=True,
         )
-        return await play(path, speed)
+        await play(path, speed)
 
 
 def main() -> int:
