@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 import stat
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class Owner(Protocol):
     def side_lost(self) -> None: ...
     def failed(self, side: Side, exc: BaseException) -> None: ...
     def stop(self) -> None: ...
+    def nobody_waits(self) -> None: ...
 
 
 class Side(asyncio.Protocol):
@@ -192,6 +194,11 @@ class Side(asyncio.Protocol):
         """Seconds without progress in which it may take what it was sent, when nobody is left to wait."""
         return SILENCE if isinstance(self.transport, ProgramTransport) else None
 
+    def _is_hung_up(self) -> bool:
+        """Whether the other side has ended both directions. (At the end of a pipe it is only this one.)"""
+        fd = self.transport.fileno()
+        return fd == self.transport._wfd >= 0 and bool(syscalls.poll_now(fd, 0) & select.POLLHUP)
+
     def _is_tls(self) -> bool:
         return self.transport.get_extra_info("sslcontext") is not None
 
@@ -220,6 +227,8 @@ class Side(asyncio.Protocol):
         # which the other end may first have to get rid of what it sends: that goes nowhere now.
         if self.transport.is_closing() and self.inward is not None:
             self.inward.drop()
+        elif self.inward is not None and self._is_hung_up():
+            self.relay.nobody_waits()
 
     def data_received(self, data: bytes) -> None:
         if self.onward is not None and not self.onward.over:
