@@ -264,7 +264,7 @@ class Command:
             second = await self._open(other, mode or other.mode)
             if second is not None:
                 await self._relay(*((opened, second) if endpoint is self.a else (second, opened)))
-            in_order = True
+                in_order = True
         finally:
             opened.abort()
             ends = (opened, second) if endpoint is self.b else (second, opened)
