@@ -65,7 +65,7 @@ async def record(path: str, command: Sequence[str], *, attach: bool) -> int:
         size: Any = (24, 80)
         if attach:
             keys, screen = await stack.enter_async_context(fdtransport.attach_terminal())
-            size = tuple(map(max, screen.transport.window_size, (1, 1, 0, 0)))
+            size = tuple(map(max, screen.transport.get_extra_info("window_size"), (1, 1, 0, 0)))
         output, typed = await fdtransport.open_pty_process(*command, size=size)
         terminal: Any = typed.transport
         stack.push_async_callback(terminal.finish)

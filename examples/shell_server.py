@@ -3,12 +3,10 @@
     python -m examples.shell_server --listen /tmp/shells
     python -m examples.shell_server --connect /tmp/shells        # in another terminal; Ctrl-] leaves
 
-Without arguments it shows itself: a server, and a client that types by itself. (The socket is for its user
-alone: it has mode 0600.)
+Without arguments it shows itself: a server, and clients that type by themselves. (The socket has mode 0600.)
 
-Both sides send frames: one byte for what it is, two for the length, then the bytes. The client sends the
-size of its window first, and again whenever that changes; else what is typed. The server sends what the
-shell prints, and at last its exit status.
+Both sides send frames: one byte for what it is, two for the length, then the bytes. The client sends the size
+of its window, at first and when it changes, and what is typed; the server what is printed, and the status.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import struct
 import sys
 import tempfile
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -56,10 +54,9 @@ async def serve(client: StreamReader, answers: StreamWriter) -> None:
     asked = frames(client)
     kind, window = await anext(asked, (b"", b""))
     if kind != b"w":
-        answers.close()  # it has thought better of it
-        return
-    shell, size = os.environ.get("SHELL", "/bin/sh"), WINDOW.unpack(window)
-    screen, keys = await fdtransport.open_pty_process(shell, size=size)
+        return answers.close()  # it has thought better of it
+    shell = os.environ.get("SHELL", "/bin/sh")
+    screen, keys = await fdtransport.open_pty_process(shell, size=WINDOW.unpack(window))
     terminal: Any = keys.transport
     showing = asyncio.create_task(show(screen, answers, terminal))
     try:
@@ -84,17 +81,23 @@ async def show(screen: StreamReader, answers: StreamWriter, terminal: Any) -> No
 
 
 async def listen(path: str, clients: int) -> None:
-    async with await fdtransport.start_unix_server(serve, path, max_connections=clients) as server:
-        print(f"python -m examples.shell_server --connect {path}", flush=True)
-        await server.serve_forever()
+    server = await fdtransport.start_unix_server(serve, path, max_connections=clients)
+    print(f"python -m examples.shell_server --connect {path}", flush=True)
+    try:
+        await asyncio.Event().wait()  # Ctrl-C
+    finally:
+        await server.aclose(timeout=1)  # the clients are told, and their shells are hung up
 
 
 async def connect(path: str) -> int:
     """This terminal is the screen and the keyboard of a shell there, whose exit status is returned."""
     reader, writer = await fdtransport.open_unix_connection(path)
-    tell = lambda size: send(writer, b"w", WINDOW.pack(*size))  # noqa: E731
+
+    def tell(size: Iterable[int]) -> None:
+        send(writer, b"w", WINDOW.pack(*map(max, size, (1, 1, 0, 0))))
+
     async with fdtransport.attach_terminal(on_resize=tell) as (keys, screen):
-        tell(screen.transport.window_size if all(screen.transport.window_size[:2]) else (24, 80, 0, 0))
+        tell(screen.transport.get_extra_info("window_size"))
         typing = asyncio.create_task(copy(keys, writer, b"k"))
         typing.add_done_callback(lambda _: writer.close())  # the user leaves
         async for kind, data in frames(reader):
@@ -119,17 +122,15 @@ async def visit(path: str, number: int) -> int:
     send(writer, b"k", b"stty -echo; echo; stty size; read x; stty size; exit %d\n" % number)
     said, waits = b"", True
     async for kind, data in frames(reader):
-        if kind == b"s":
-            writer.close()
-            sizes = re.findall(r"[0-9]+ [0-9]+(?=\r\n)", said.decode())
-            print(f"client {number}: a window of {', and then of '.join(sizes)}", flush=True)
-            return int(data[0])
-        said += data
+        said += data if kind == b"o" else b""
         if waits and b" 80\r\n" in said:  # it is pulled larger, and Return is pressed
             waits = False
             send(writer, b"w", WINDOW.pack(40 + number, 132, 0, 0))
             send(writer, b"k", b"\n")
-    raise ConnectionResetError("the server has gone")
+    writer.close()
+    sizes = re.findall(r"[0-9]+ [0-9]+(?=\r)", said.decode())
+    print(f"client {number}: a window of {', and then of '.join(sizes)}", flush=True)
+    return data[0]
 
 
 def main() -> int:
@@ -137,8 +138,7 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--listen", metavar="PATH", help="serve there")
     which.add_argument("--connect", metavar="PATH", help="have a shell here")
-    limit = between(int, 1, 10**6)
-    parser.add_argument("--clients", type=limit, default=100, metavar="N", help="at once (default 100)")
+    parser.add_argument("--clients", type=between(int, 1, 10**6), default=100, metavar="N", help="at once")
     args = parser.parse_args()
     if args.connect:
         return run_command(connect(args.connect))
