@@ -18,6 +18,7 @@ from .errors import (
     TransportError,
     UnpollableFileError,
 )
+from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
@@ -26,6 +27,7 @@ from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
+from .program import ProgramTransport
 from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
@@ -48,6 +50,7 @@ __all__ = [
     "Detached",
     "EndpointError",
     "EventLoop",
+    "ExecTransport",
     "FifoTransport",
     "OutputLimitError",
     "PacketPipeTransport",
@@ -58,6 +61,7 @@ __all__ = [
     "Process",
     "ProcessTransport",
     "Producer",
+    "ProgramTransport",
     "PtyPortTransport",
     "PtyProcessTransport",
     "PtyTransport",
@@ -78,6 +82,7 @@ __all__ = [
     "WindowSize",
     "activation_sockets",
     "attach_terminal",
+    "connect_exec",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",
@@ -99,6 +104,7 @@ __all__ = [
     "new_event_loop",
     "open_connection",
     "open_datagram_endpoint",
+    "open_exec",
     "open_fd",
     "open_fifo",
     "open_packet_fd",

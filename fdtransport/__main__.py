@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from .attach import TerminalTransport
 from .endpoints import Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
+from .program import ProgramTransport
 from .progress import progress, size
 from .records import LONGEST, PIECE
 from .relay import Relay, RelayResult
@@ -43,6 +44,9 @@ endpoints:
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
+  exec:PROGRAM ARGUMENTS    a program, without a shell  ?cwd=DIR&stderr=inherit|stdout|null
+                            the same, on a terminal     ?pty&size=ROWSxCOLUMNS&cwd=DIR
+  shell:COMMAND LINE        a command line for /bin/sh  ?cwd=DIR&stderr=...  or  ?pty&size=...&cwd=DIR
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:
@@ -51,14 +55,26 @@ examples:
   python -m fdtransport fifo:requests -
   python -m fdtransport '-?raw' tcp://127.0.0.1:7000
   python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
+  python -m fdtransport tcp+listen://127.0.0.1:7000 'exec:/bin/bash -i?pty'
 
-A listener relays each connection to a new connection of the other endpoint; of UDP and UNIX datagrams,
-each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes bytes as it is,
-and what is read from a stream at once becomes records of --record bytes and a shorter one; --frame keeps
-the boundaries in the stream. Exit status: 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong
-command line; 130 after Ctrl-C.
+A listener relays each connection to a new connection of the other endpoint, or to a new program; of UDP and
+UNIX datagrams, each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes
+bytes as it is, and what is read from a stream at once becomes records of --record bytes and a shorter one;
+--frame keeps the boundaries in the stream.
+
+The command of exec: is words, quoted as in a shell; in it a ? is written %3F, a # %23 and a % %25. The end of
+the other endpoint is the end of the program's input; on a terminal Ctrl-D is typed, and the program is hung
+up when it has said nothing for 10 seconds since (--linger S: after S). When the other endpoint is lost, the
+program is hung up or its streams are closed, and what runs on is ended by SIGTERM and SIGKILL, each after 5
+seconds.
+
+Exit status: that of the program, or 128 and the number of the signal that ended it (of two programs: of the
+last that failed); otherwise 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong command line; 130
+after Ctrl-C.
 """
 STDIO = SCHEMES["stdio"]
+#: Seconds that a program has for each step of its end; and when there is no time for it.
+GRACE, HURRY = 5.0, 0.5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -232,15 +248,16 @@ class Command:
     # -- two endpoints ------------------------------------------------------------------------
 
     async def _once(self) -> None:
-        """Open both and relay. The standard streams come last, and only as far as they are of use."""
-        last = self.a if self.a.scheme is STDIO else self.b
-        first = self.b if last is self.a else self.a
+        """Open both and relay. The standard streams come last, and only as far as they are of use; a program
+        comes after what may fail."""
+        first, last = sorted((self.a, self.b), key=lambda end: (end.scheme is STDIO, end.scheme.begins))
         opened = await self._open(first, first.mode)
         if opened is not None:
             await self._relay_with(opened, first, last)
 
     async def _relay_with(self, opened: Any, endpoint: Endpoint, other: Endpoint) -> None:
         """Open *other* as well, and relay between it and *opened*, which is of *endpoint*."""
+        second, in_order = None, False
         try:
             writes = endpoint.records or _can(lambda: opened.write(b""))
             reads = _can(opened.resume_reading)
@@ -251,8 +268,23 @@ class Command:
             second = await self._open(other, mode or other.mode)
             if second is not None:
                 await self._relay(*((opened, second) if endpoint is self.a else (second, opened)))
+                in_order = True
         finally:
             opened.abort()
+            ends = (opened, second) if endpoint is self.b else (second, opened)
+            await self._finish([end for end in ends if isinstance(end, ProgramTransport)], in_order)
+
+    async def _finish(self, programs: list[ProgramTransport], in_order: bool) -> None:
+        """See to the end of *programs*, and take over the status of the first that failed."""
+        ending = [program.finish(GRACE) if in_order else _hurry(program) for program in programs]
+        try:
+            codes = await asyncio.gather(*ending)
+        except asyncio.CancelledError:
+            await asyncio.gather(*map(_hurry, programs))
+            raise
+        for code in codes:
+            if self._single and not self.status:
+                self.status = code if code >= 0 else 128 - code
 
     async def _open(self, endpoint: Endpoint, mode: str) -> Any:
         """A silent transport; None when it cannot be had, which is told."""
@@ -302,7 +334,8 @@ class Command:
             _tell("left", before="\n")  # wherever in its line the other side was
         if result.error is not None:
             failed = self.a if result.failed == "a" else self.b
-            if not (failed.scheme is STDIO and isinstance(result.error, BrokenPipeError)):
+            may_leave = failed.scheme is STDIO or failed.scheme.begins
+            if not (may_leave and isinstance(result.error, BrokenPipeError)):
                 self._fail(f"{failed}: {_reason(result.error)}")
 
     # -- a listener ---------------------------------------------------------------------------
@@ -349,6 +382,11 @@ class Command:
                 await self._relay_with(transport, listener, other)
         finally:
             transport.abort()
+
+
+async def _hurry(program: ProgramTransport) -> int:
+    program.close()
+    return await program.terminate(grace=HURRY)
 
 
 def _can(method: Callable[[], object]) -> bool:

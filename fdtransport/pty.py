@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import select
 import signal
 from collections.abc import Callable, Iterable
@@ -276,6 +277,11 @@ class PtyTransport(StreamTransport):
         """``write`` of all of it together."""
         self.write(b"".join([as_buffer(data) for data in list_of_data]))
 
+    def splice_in(self, pipe: int, size: int) -> int | None:
+        if self.canonical:
+            raise OSError(errno.EINVAL, "the lines of a terminal are counted, and so written")
+        return super().splice_in(pipe, size)
+
     def _count_line(self, data: BytesLike, modes: list[Any]) -> None:
         if not terminal.is_canonical(modes) or terminal.has_external(modes):
             self._line = 0
@@ -286,8 +292,8 @@ class PtyTransport(StreamTransport):
         if longest > terminal.LINE_LIMIT:
             raise OSError(
                 errno.EMSGSIZE,
-                f"a line of {longest} bytes for a terminal in canonical mode, which keeps"
-                f" {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
+                f"{os.strerror(errno.EMSGSIZE)}: a line of {longest} bytes for a terminal in canonical mode,"
+                f" which keeps {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
             )
         self._line = first if len(lines) == 1 else len(lines[-1])
 

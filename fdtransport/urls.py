@@ -5,8 +5,8 @@ Pure: nothing is opened, looked up or run here, whatever a string says. What doe
 
 An endpoint that listens is ``scheme+listen:``; the option ``listen`` says the same.
 
-Paths, hosts and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#`` in
-a name are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
+Paths, hosts, commands and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#``
+in a name or a command are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import encodings.idna
 import ipaddress
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,8 +30,10 @@ __all__ = [
     "Url",
     "address",
     "choice",
+    "command_line",
     "descriptor",
     "descriptors",
+    "directory",
     "file",
     "flag",
     "group",
@@ -46,6 +49,8 @@ __all__ = [
     "socket_path",
     "split_url",
     "whole",
+    "window",
+    "words",
 ]
 
 encodings.idna  # noqa: B018 - read from disk now, and not when the first name is checked
@@ -159,6 +164,29 @@ def socket_path(url: Url) -> str:
     if decoded == "@":
         raise EndpointError(f"{url.text!r}: the abstract name is missing, as in {url.scheme}:@name")
     return "\0" + decoded[1:] if url.path.startswith("@") else decoded
+
+
+def command_line(url: Url) -> str:
+    """What a shell is to make sense of."""
+    form = f"{url.scheme}:PROGRAM ARGUMENTS"
+    if url.authority:
+        raise EndpointError(f"{url.text!r}: {url.scheme}: takes a command and no host, as in {form}")
+    decoded = _decode(url, url.path)
+    if not decoded.strip():
+        raise EndpointError(f"{url.text!r}: the command is missing, as in {form}")
+    return decoded
+
+
+def words(url: Url) -> list[str]:
+    """A program and its arguments, separated and quoted as for a shell, which is not there."""
+    line = command_line(url)
+    try:
+        found = shlex.split(line)
+    except ValueError as exc:
+        raise EndpointError(f"{url.text!r}: {str(exc).lower()} (a quote itself is \\' or \\\")") from None
+    if not found[0]:
+        raise EndpointError(f"{url.text!r}: the program has no name")
+    return found
 
 
 def address(url: Url) -> Address:
@@ -289,13 +317,33 @@ def whole(low: int, high: int) -> Option:
 
 def file(what: str) -> Option:
     """The path of a file with *what*, in PEM form; nobody looks at it here."""
+    return Option(_something, f"the path of a PEM file with {what}")
 
-    def read(value: str) -> str:
-        if not value:
+
+def directory() -> Option:
+    """The path of a directory; nobody looks at it here."""
+    return Option(_something, "the path of a directory")
+
+
+def _something(value: str) -> str:
+    if not value:
+        raise ValueError
+    return value
+
+
+def window() -> Option:
+    """The size of a terminal's window."""
+
+    def read(value: str) -> tuple[int, int]:
+        found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", value)
+        if found is None:
             raise ValueError
-        return value
+        rows, columns = int(found[1]), int(found[2])
+        if not (0 < rows < 65536 and 0 < columns < 65536):
+            raise ValueError
+        return rows, columns
 
-    return Option(read, f"the path of a PEM file with {what}")
+    return Option(read, "rows and columns of 1 to 65535, as in 24x80")
 
 
 def host_name() -> Option:

@@ -66,6 +66,15 @@ GOOD = [
     ("unix+listen:/x?type=datagram&idle=1", "rw", "/x", {"type": "datagram", "idle": 1.0}),
     ("fifo:requests", "r", "requests", {}),
     ("pty:/run/ttyV0?mode=660", "rw", "/run/ttyV0", {"mode": 0o660}),
+    ("exec:/bin/bash -i?pty", "rw", ["/bin/bash", "-i"], {"pty": True}),
+    (
+        "exec:sort '-t%3F' \"a b\"?stderr=null&cwd=/tmp/a%26b",
+        "rw",
+        ["sort", "-t?", "a b"],
+        {"stderr": "null", "cwd": "/tmp/a&b"},
+    ),
+    ("exec:top?pty=yes&size=40x120", "rw", ["top"], {"pty": True, "size": (40, 120)}),
+    ("shell:ls *.py | wc -l", "rw", "ls *.py | wc -l", {}),
     ("fifo:/run/requests?eof=reopen&create=0600", "r", "/run/requests", {"eof": "reopen", "create": 0o600}),
     ("file:/etc/hosts", "r", "/etc/hosts", {}),
     ("file:/a%20b%3Fc%25%23", "r", "/a b?c%#", {}),
@@ -156,6 +165,25 @@ BAD = [
     ("file:/x?append", "no use for reading"),
     ("file:/x?exec=/bin/sh", "append, create"),
     ("file:/\ud800", "half a character"),
+    ("exec:", "command is missing, as in exec:PROGRAM ARGUMENTS"),
+    ("shell:%20", "command is missing"),
+    ("exec://host/ls", "a command and no host"),
+    ("exec:'' x", "no name"),
+    ("exec:echo 'a", "no closing quotation"),
+    ("exec:echo a\\", "no escaped character"),
+    ("exec:date +%s", "%25"),
+    ("exec:x%00y", "NUL"),
+    ("exec:echo #", "%23"),
+    ("exec:x?bogus", "pty, size, cwd, stderr"),
+    ("exec:x?size=24x80", "'size' is of a terminal"),
+    ("exec:x?pty=no&size=24x80", "'size' is of a terminal"),
+    ("exec:x?pty&size=0x80", "as in 24x80, not '0x80'"),
+    ("exec:x?pty&size=24x65536", "as in 24x80"),
+    ("exec:x?pty&size=80", "as in 24x80"),
+    ("exec:x?pty&stderr=null", "everything goes to the terminal"),
+    ("exec:x?stderr=2", "inherit or stdout or null"),
+    ("exec:x?cwd=", "path of a directory"),
+    ("exec+listen:x", r"unix\+listen:/path"),
 ]
 
 
@@ -204,7 +232,8 @@ _pieces = st.sampled_from(
     [
         *SCHEMES, *"-:/?&=#%@[],+.\0\n \ud800é", "//", "+listen", "://", "[::1]", "localhost", "80", "0", "3",
         "%00", "%2e%2e", "..", "/etc/passwd", "/tmp/x", "append", "create=new", "mode=600", "timeout=1",
-        "user@", "eof=close", "exec:/bin/sh", "$(id)", "`id`", "|id", "file:/x", "99999", "keepalive=1",
+        "user@", "eof=close", "exec:/bin/sh", "pty", "size=24x80", "'", '"', "\\",
+        "$(id)", "`id`", "|id", "file:/x", "99999", "keepalive=1",
         "backlog=1",
     ]
 )  # fmt: skip

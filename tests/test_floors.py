@@ -44,6 +44,7 @@ FLOORS = {
     "writer": 2.35,
     "streams": 2.4,
     "packets": 2.4,
+    "program": 2.35,
     "sides": 3.9,
     "ways": 4.0,
     "records": 4.05,
@@ -60,6 +61,7 @@ ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
     "attach": {"stdio"},
+    "exec": {"pipes"},
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
