@@ -80,7 +80,7 @@ class TerminalTransport(StdioTransport):
             raise bad_descriptor("a terminal is attached to read what is typed there")
         if not syscalls.isatty(self._rfd):
             kind = syscalls.kind(syscalls.fstat(self._rfd).st_mode)
-            what = f"a terminal is needed to read what is typed, and {self._files[0]!r} is {kind}"
+            what = f"a terminal is needed to read what is typed, and descriptor {self._rfd} is {kind}"
             raise OSError(errno.ENOTTY, f"{os.strerror(errno.ENOTTY)}: {what}")
         screen = None
         if self._wfd >= 0 and syscalls.isatty(self._wfd):

@@ -575,7 +575,7 @@ async def test_the_command_needs_a_terminal(server: Server) -> None:
     )  # fmt: skip
     _, errors = await process.communicate()
     await server.accept()
-    needed = "a terminal is needed to read what is typed, and 0 is a character device"
+    needed = "a terminal is needed to read what is typed, and descriptor 0 is a character device"
     assert errors.decode() == f"fdtransport: cannot open stdio:?raw: {needed}\n"
     assert process.returncode == 1
 

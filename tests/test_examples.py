@@ -222,7 +222,6 @@ def test_a_session_is_recorded_as_asciinema_does_and_played_back(tmp_path: Path)
     )
 
 
-@pytest.mark.skipif(not hasattr(fdtransport, "attach_terminal"), reason="nothing attaches a terminal yet")
 async def test_the_client_of_the_shell_server_has_a_shell_of_the_size_of_its_window(tmp_path: Path) -> None:
     path = str(tmp_path / "shells")
     command = [sys.executable, "-m", "examples.shell_server"]
