@@ -433,6 +433,11 @@ def _signals(command: Command) -> Iterator[None]:
 # -- the command line --------------------------------------------------------------------------------
 
 
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    # What begins with a dash is an option to argparse.
+    return _parser().parse_args([f"stdio:{text[1:]}" if text.startswith("-?") else text for text in arguments])
+
+
 def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:
     """Understand both ends, and see that they fit each other; nothing is opened."""
     if options.only_to_a:
@@ -466,9 +471,7 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    given = sys.argv[1:] if arguments is None else arguments
-    # What begins with a dash is an option to argparse.
-    options = _parser().parse_args([f"stdio:{text[1:]}" if text.startswith("-?") else text for text in given])
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         a, b = _endpoints(options)
         factory = _loop_factory(options.loop)

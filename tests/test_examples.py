@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import fdtransport
-from fdtransport.__main__ import _endpoints, _parser
+from fdtransport.__main__ import _endpoints, _options
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
@@ -107,7 +107,7 @@ def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes,
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
-    assert len(_endpoints(_parser().parse_args(shlex.split(line)))) == 2
+    assert len(_endpoints(_options(shlex.split(line)))) == 2
 
 
 def test_the_readme_has_commands() -> None:
