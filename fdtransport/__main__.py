@@ -435,7 +435,8 @@ def _signals(command: Command) -> Iterator[None]:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     # What begins with a dash is an option to argparse.
-    return _parser().parse_args([f"stdio:{text[1:]}" if text.startswith("-?") else text for text in arguments])
+    words = [f"stdio:{word[1:]}" if word.startswith("-?") else word for word in arguments]
+    return _parser().parse_args(words)
 
 
 def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:
