@@ -427,6 +427,23 @@ async def test_two_terminals_end_in_any_order(terminal: Terminal) -> None:
         other.close()
 
 
+async def test_one_that_ends_in_another_thread_is_put_back_and_signals_are_as_before_later(
+    terminal: Terminal,
+) -> None:
+    # Collected there, for instance; Python lets only the main thread set handlers.
+    before, handlers = terminal.modes, [signal.getsignal(number) for number in SIGNALS]
+    transport, protocol = await connect_terminal(RecordingProtocol, terminal.fd)
+    thread = threading.Thread(target=transport._raw.leave)
+    thread.start()
+    thread.join()
+    assert terminal.modes == before
+    transport.abort()
+    await until(lambda: protocol.lost, "it ended")
+    async with attached(terminal):
+        assert terminal.modes != before
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
 def test_another_thread_than_the_main_one_is_refused(terminal: Terminal) -> None:
     before, opened = terminal.modes, descriptors()
     raised: list[BaseException] = []

@@ -206,7 +206,8 @@ def _stop_hearing() -> None:
         number = getattr(signal, name)
         if number in _former and signal.getsignal(number) is handler:
             with contextlib.suppress(ValueError):  # collected in another thread: they do nothing alone
-                signal.signal(number, _former.pop(number))
+                signal.signal(number, _former[number])
+                del _former[number]
 
 
 def _leave_all() -> None:
