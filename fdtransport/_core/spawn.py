@@ -203,6 +203,15 @@ def _encoded(what: str, value: StrOrBytesPath) -> bytes:
 def _environment(env: Mapping[Any, Any] | None) -> list[bytes]:
     if env is None:
         return [name + b"=" + value for name, value in os.environb.items()]
+    try:
+        # In one piece, as nearly every environment can be: one name after the other takes as long as the
+        # kernel takes for the start.
+        text = "\0".join([name + "=" + value for name, value in env.items()])
+        settings = os.fsencode(text).split(b"\0") if text else []
+        if len(settings) == len(env) and all(env) and "=" not in "".join(env):
+            return settings
+    except TypeError:
+        pass  # bytes, or what is wrong is named below
     settings = []
     for key, value in env.items():
         name = _encoded("a name in env", key)
