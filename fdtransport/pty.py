@@ -52,6 +52,9 @@ class PtyTransport(StreamTransport):
     #: Seconds that are left for what is unread on the other end, once this one is to be closed.
     _grace: float
 
+    #: A read(2) of a terminal takes what one of its buffers has, at most 4 KiB as a rule.
+    _plenty = 2048
+
     def __init__(self, *args: Any, on_event: OnEvent | None = None, **kwargs: Any) -> None:
         self._on_event = on_event
         super().__init__(*args, **kwargs)

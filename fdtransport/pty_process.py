@@ -166,6 +166,9 @@ class PtyProcessTransport(PtyTransport):
             with contextlib.suppress(OSError):
                 syscalls.close(slave)
 
+    def _is_over(self) -> bool:
+        return self._slave < 0 and super()._is_over()
+
     def _is_unread(self) -> bool:
         return False  # closing hangs it up at once, as the user of a terminal who leaves
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 from collections.abc import Callable
+from typing import ClassVar
 
 from ..errors import Meaning, meaning
 from .base import BaseTransport
@@ -31,6 +33,9 @@ class ByteReading(BaseTransport):
 
     #: Writes in this turn of the loop; each read event begins it anew, so that an answer does not wait.
     _burst: int
+
+    #: So many bytes that more may be there, though a read asked for more and did not get it.
+    _plenty: ClassVar[int] = sys.maxsize
 
     # -- what an adapter may override ---------------------------------------------------------
 
@@ -70,7 +75,7 @@ class ByteReading(BaseTransport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
             return
-        full = len(data) == size
+        full = len(data) == size or len(data) >= self._plenty
         del data  # not one buffer per call, but the same one again
         if full and reads > 1 and self._goes_on(ByteReading._read):
             self._read(reads - 1, MORE_SIZE)
@@ -111,7 +116,7 @@ class ByteReading(BaseTransport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.buffer_updated() call failed.", exc)
             return
-        if count == size and reads > 1 and self._goes_on(ByteReading._read_into):
+        if (count == size or count >= self._plenty) and reads > 1 and self._goes_on(ByteReading._read_into):
             self._read_into(reads - 1)
 
     def _tell_ready(self) -> None:
