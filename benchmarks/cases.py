@@ -195,15 +195,15 @@ def _programs() -> list[Case]:
             options = {"resident": resident}
             cases.append(
                 Case(
-                    f"spawn-{kind}{small}", (30,), f"/bin/true {where}, start to end{size}", "spawns", "program",
-                    300 // slow, 10, libraries, anchors, ("wall", "cpu"), kind=kind, loads=0, pinned=False,
-                    options=options,
+                    f"spawn-{kind}{small}", (30,), f"/bin/true {where}, start to end{size}", "spawns",
+                    "program", 300 // slow, 10, libraries, anchors, ("wall", "cpu"), kind=kind, loads=0,
+                    pinned=False, options=options,
                 )
             )  # fmt: skip
             cases.append(
                 Case(
-                    f"stall-{kind}{small}", (31,), f"the loop while /bin/true starts {where}{size}", "stalls",
-                    "start", 150 // slow, 10, libraries, anchors, ("stall", "worst"), kind=kind, loads=0,
+                    f"stall-{kind}{small}", (31,), f"the loop while /bin/true starts {where}{size}",
+                    "stalls", "start", 150 // slow, 10, libraries, anchors, ("stall", "worst"), kind=kind, loads=0,
                     pinned=False, options=options,
                 )
             )  # fmt: skip
@@ -212,7 +212,7 @@ def _programs() -> list[Case]:
     cases += [
         Case(
             "pty-read", (32,), "bulk read of a raw terminal", "reads", "MB", 12 * MB, MB, readers, anchors,
-            ("wall", "cpu"), kind="pty", strace=(4 * MB, 16 * MB),
+            ("wall", "cpu"), kind="pty", together=True, strace=(4 * MB, 16 * MB),
         ),
         Case(
             "ping-pty", (32,), "ping-pong of 64 B, raw terminal", "ping", "round trip", 1_500, 200, readers,

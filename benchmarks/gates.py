@@ -90,6 +90,23 @@ GATES = (
     Gate(25, "sendfile-unix", "asyncio", 0.9, 1.2),
     Gate(25, "sendfile-unix", "uvloop", 1.2, 2.0),
     Gate(26, "relay-file>unix", "splice", 0.55, 0.9),
+    # A fork copies the page tables of the process; uvloop forks as well. asyncio's terminal, in these rows,
+    # controls no session.
+    Gate(30, "spawn-pty", "asyncio", 0.6, 0.9),
+    Gate(30, "spawn-pty", "ptyprocess", 1.6, 2.5),
+    Gate(30, "spawn-pty", "pexpect", 1.6, 2.5),
+    Gate(30, "spawn-pipe", "asyncio", 0.55, 0.9),
+    Gate(30, "spawn-pipe", "uvloop", 1.5, 2.5),
+    Gate(30, "spawn-pty-1g", "ptyprocess", 20, 40),
+    Gate(31, "stall-pty-1g", "ptyprocess", 20, 60, "stall"),
+    Gate(31, "stall-pty-1g", "pexpect", 20, 60, "stall"),
+    Gate(31, "stall-pipe-1g", "uvloop", 20, 60, "stall"),
+    Gate(32, "pty-read", "blocking", 0.9),
+    Gate(32, "pty-read", "asyncio", 1.0, 1.2),
+    Gate(32, "ping-pty", "asyncio", 0.65, 0.9),
+    Gate(33, "output-64k", "asyncio", 0.85, 1.0),
+    Gate(33, "output-64k", "uvloop", 1.0, 1.2),
+    Gate(33, "output-1m", "asyncio", 0.85, 1.2, "wall"),
 )
 
 LIMITS = (
@@ -105,4 +122,7 @@ LIMITS = (
     Limit(25, "sendfile-tcp", "syscalls", 12),
     Limit(25, "sendfile-unix", "syscalls", 40),
     Limit(26, "relay-file>tcp", "syscalls", 12),
+    Limit(30, "spawn-pty", "wall", 1_000),  # a thousand a second, of a program that links a C library
+    Limit(31, "stall-pty", "stall", 1_000),
+    Limit(31, "stall-pty-1g", "stall", 1_000),
 )

@@ -46,7 +46,7 @@ class Output(asyncio.Protocol):
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.lost = asyncio.get_running_loop().create_future()
-        self.data_received = self.pieces.append  # type: ignore[method-assign]
+        self.data_received = self.pieces.append  # type: ignore[assignment, method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(None)
@@ -73,7 +73,7 @@ class Blocking(Library):
     """The limit: system calls in a plain loop."""
 
     name = "blocking"
-    shapes = ("blocking",)
+    shapes: tuple[str, ...] = ("blocking",)
 
     def run(self, main: Callable[[], None]) -> None:
         main()
@@ -86,7 +86,7 @@ class Blocking(Library):
         master, slave = os.openpty()
         opening = (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0)
         copies = [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
-        pid = os.posix_spawn(words[0], words, os.environ, file_actions=[opening, *copies], setsid=True)
+        pid = os.posix_spawn(words[0], list(words), os.environ, file_actions=[opening, *copies], setsid=True)
         os.close(slave)
         return pid, master
 
@@ -162,7 +162,7 @@ class Asyncio(Library):
         await asyncio.get_running_loop().sendfile(transport, file, fallback=False)
 
     async def on_terminal(self, words: Sequence[str]) -> tuple[bytes, int]:
-        """Run a program on a terminal, which does not control its session; what it wrote there, its status."""
+        """As those that block. The terminal does not control the session here."""
         master, slave = os.openpty()
         file = os.fdopen(master, "rb", 0)
         transport, output = await asyncio.get_running_loop().connect_read_pipe(Output, file)
@@ -496,7 +496,7 @@ class Ptyprocess(Blocking):
     name = "ptyprocess"
 
     def prepare(self) -> None:
-        import ptyprocess
+        import ptyprocess  # type: ignore[import-untyped]
 
         self._spawn: Any = ptyprocess.PtyProcess.spawn
 
@@ -522,8 +522,8 @@ class Pexpect(Blocking):
     shapes = ("expect", "blocking")
 
     def prepare(self) -> None:
-        import pexpect
-        import pexpect.fdpexpect
+        import pexpect  # type: ignore[import-untyped]
+        import pexpect.fdpexpect  # type: ignore[import-untyped]
 
         self._pexpect: Any = pexpect
         self.end: Any = pexpect.EOF

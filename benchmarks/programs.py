@@ -127,17 +127,14 @@ def _tell(job: Job, stalls: list[float]) -> None:
 @carries_out("output", "stream")
 async def read_output(job: Job) -> None:
     """All that a program writes to its pipe, read by await."""
-    take, count = job.taker(), 0
-    source: Any = job.file() if job.check else open("/dev/zero", "rb", 0)
-    with source:
-        with job.clock():
-            process = await job.library.with_output(
-                ("head", "-c", str(job.size)), source, job.case.options.get("pipe_size")
-            )
-            while data := await process.stdout.read(CHUNK):
-                take(data)
-                count += len(data)
-            status = await process.wait()
+    take, count, source = job.taker(), 0, job.source()
+    words, pipe_size = ("head", "-c", str(job.size)), job.case.options.get("pipe_size")
+    with job.clock():
+        process = await job.library.with_output(words, source, pipe_size)
+        while data := await process.stdout.read(CHUNK):
+            take(data)
+            count += len(data)
+        status = await process.wait()
     if status:
         raise ValueError(f"status {status}")
     job.took(count)
@@ -145,18 +142,16 @@ async def read_output(job: Job) -> None:
 
 @carries_out("output", "blocking")
 def read_output_blocking(job: Job) -> None:
-    take, count = job.taker(), 0
-    source: Any = job.file() if job.check else open("/dev/zero", "rb", 0)
-    with source:
-        with job.clock():
-            reader, writer = os.pipe()
-            actions = [(os.POSIX_SPAWN_DUP2, source.fileno(), 0), (os.POSIX_SPAWN_DUP2, writer, 1)]
-            words = ["head", "-c", str(job.size)]
-            pid = os.posix_spawnp("head", words, os.environ, file_actions=actions)
-            os.close(writer)
-            while data := os.read(reader, CHUNK):
-                take(data)
-                count += len(data)
-            os.close(reader)
-            os.waitpid(pid, 0)
+    take, count, source = job.taker(), 0, job.source()
+    words = ["head", "-c", str(job.size)]
+    with job.clock():
+        reader, writer = os.pipe()
+        copies = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((source.fileno(), writer))]
+        pid = os.posix_spawnp(words[0], words, os.environ, file_actions=copies)
+        os.close(writer)
+        while data := os.read(reader, CHUNK):
+            take(data)
+            count += len(data)
+        os.close(reader)
+        os.waitpid(pid, 0)
     job.took(count)

@@ -1,4 +1,7 @@
-"""Reading: one small event, ping-pong, bulk, and many descriptors ready at once (rows 7 to 9, 11, 12, 20, 32)."""
+"""Reading: one small event, ping-pong, bulk, and many descriptors ready at once.
+
+Rows 7 to 9, 11, 12, 20 and 32.
+"""
 
 from __future__ import annotations
 

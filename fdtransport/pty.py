@@ -53,7 +53,7 @@ class PtyTransport(StreamTransport):
     _grace: float
 
     #: A read(2) of a terminal takes what one of its buffers has, at most 4 KiB as a rule.
-    _plenty = 2048
+    _plenty, _most_reads = 2048, 32
 
     def __init__(self, *args: Any, on_event: OnEvent | None = None, **kwargs: Any) -> None:
         self._on_event = on_event
