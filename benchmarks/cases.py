@@ -203,8 +203,8 @@ def _programs() -> list[Case]:
             cases.append(
                 Case(
                     f"stall-{kind}{small}", (31,), f"the loop while /bin/true starts {where}{size}",
-                    "stalls", "start", 150 // slow, 10, libraries, anchors, ("stall", "worst"), kind=kind, loads=0,
-                    pinned=False, options=options,
+                    "stalls", "start", 150 // slow, 10, libraries, anchors, ("stall", "worst"), kind=kind,
+                    loads=0, pinned=False, options=options,
                 )
             )  # fmt: skip
     readers = (*LOOPS, "pexpect", "blocking")

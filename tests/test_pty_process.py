@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fdtransport import open_unix_connection, relay
 from fdtransport.pty import TerminalEvent
 from fdtransport.pty_process import open_pty_process, spawn_pty
 from fdtransport.testing import RecordingProtocol, descriptors, idle_cost, pattern
@@ -32,6 +35,8 @@ async def run(script: str, **options: Any) -> RecordingProtocol:
     return protocol
 
 
+#: As many per scene; ``FDTRANSPORT_TERMINALS=1000`` for what is promised.
+TERMINALS = int(os.environ.get("FDTRANSPORT_TERMINALS", 100))
 SHORT = {
     "alone": "printf %s\\\\n first; seq 300; exit 7",
     "with a background process that holds the terminal": "sleep 5 & seq 300; exit 7",
@@ -39,10 +44,11 @@ SHORT = {
 }
 
 
+@pytest.mark.timeout(60 + TERMINALS / 5)
 @pytest.mark.parametrize("script", SHORT.values(), ids=SHORT)
 async def test_short_lived_programs_lose_nothing(script: str) -> None:
     wanted = b"".join(b"%d\r\n" % n for n in range(1, 301))
-    for _ in range(10):
+    for _ in range(TERMINALS // 10):
         for protocol in await asyncio.gather(*(run(script) for _ in range(10))):
             assert protocol.received.removeprefix(b"first\r\n") == wanted
             assert protocol.status == 7
@@ -61,9 +67,8 @@ async def test_linger_listens_to_who_is_left(linger: float | None, wanted: bytes
 
 
 async def test_a_reader_that_pauses_gets_the_rest_and_the_end_later() -> None:
-    protocol = RecordingProtocol()
+    protocol = RecordingProtocol(made=lambda made: made.transport.pause_reading())
     transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "seq 500; exit 4")
-    transport.pause_reading()
     assert await transport.wait() == 4
     assert not protocol.names.count("eof")
     transport.resume_reading()
@@ -263,6 +268,37 @@ async def test_a_line_that_would_be_cut_is_an_error() -> None:
     transport.terminate()
     assert await transport.wait() == -signal.SIGHUP
     writer.close()
+
+
+async def test_a_file_and_a_relay_do_not_pass_a_line_that_would_be_cut(tmp_path: Path) -> None:
+    long = b"z" * 5000 + b"\n"
+    with (tmp_path / "lines").open("w+b") as file:
+        file.write(long)
+        reader, writer = await open_pty_process("cat", echo=False)
+        with pytest.raises(OSError, match="5000") as caught:
+            await writer.transport.sendfile(file)
+        assert caught.value.errno == errno.EMSGSIZE
+        writer.transport.raw()
+        assert await writer.transport.sendfile(file) == len(long)
+        assert await reader.readexactly(len(long)) == long
+        writer.transport.kill()
+        assert await writer.transport.wait() == -signal.SIGKILL
+        writer.close()
+    near, far = socket.socketpair()
+    with far:
+        far.sendall(b"short\n")
+        other = await open_unix_connection(sock=near)
+        reader, writer = await open_pty_process("cat", echo=False)
+        relaying = asyncio.ensure_future(relay(other, (reader, writer)))
+        far.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            assert await loop.sock_recv(far, 100) == b"short\r\n"
+            far.sendall(long)
+            result = await relaying
+        assert result.a_to_b.bytes == len(b"short\n")
+        assert isinstance(result.error, OSError)
+        assert (result.error.errno, result.failed) == (errno.EMSGSIZE, "b")
 
 
 async def test_flow_control_and_flushes_are_told() -> None:
