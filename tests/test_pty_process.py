@@ -296,6 +296,7 @@ async def test_a_file_and_a_relay_do_not_pass_a_line_that_would_be_cut(tmp_path:
             assert await loop.sock_recv(far, 100) == b"short\r\n"
             far.sendall(long)
             result = await relaying
+        assert await writer.transport.wait() == -signal.SIGHUP
         assert result.a_to_b.bytes == len(b"short\n")
         assert isinstance(result.error, OSError)
         assert (result.error.errno, result.failed) == (errno.EMSGSIZE, "b")
