@@ -44,7 +44,8 @@ def listed(output: bytes) -> dict[int, str]:
     directories = [number for number, target in found.items() if re.fullmatch(r"/proc/\d+/fd", target)]
     assert len(directories) == 1, output
     del found[directories[0]]
-    return {number: re.sub(r"(:|(?<=/dev/pts/)).*|.*(?=/loose)", "", target) for number, target in found.items()}
+    name = re.compile(r"(:|(?<=/dev/pts/)).*|.*(?=/loose)")
+    return {number: name.sub("", target) for number, target in found.items()}
 
 
 async def with_pipes(_loose: int) -> None:
@@ -130,7 +131,6 @@ print(len(done))
 
 
 def test_eight_threads_spawn_with_warnings_as_errors() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", THREADS], capture_output=True, check=False, timeout=60
-    )
+    words = [sys.executable, "-W", "error", "-X", "dev", "-c", THREADS]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == (b"8\n", b"", 0)
