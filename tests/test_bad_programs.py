@@ -101,7 +101,8 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(start, *case, id=f"{start.__name__}-{name}")
     for name, (size, error) in SIZES.items():
         for start in TERMINALS:
-            yield pytest.param(start, ("true",), {"size": size}, error, "window", id=f"{start.__name__}-{name}")
+            case = ("true",), {"size": size}, error, "window"
+            yield pytest.param(start, *case, id=f"{start.__name__}-{name}")
 
 
 @pytest.mark.parametrize(("start", "words", "options", "error", "match"), list(cases()))

@@ -337,6 +337,17 @@ async def test_a_program_of_another_user_owns_its_terminal() -> None:
     assert protocol.received == b"65534\r\nopened\r\n"
 
 
+async def test_a_program_that_somebody_else_reaps_ends_and_the_status_is_flagged() -> None:
+    protocol = RecordingProtocol()
+    transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "read x; exit 7", echo=False)
+    transport.write(b"\n")
+    os.waitpid(transport.pid, 0)
+    assert await transport.wait() == 255
+    assert not transport.status_known
+    await until(lambda: protocol.lost, "connection_lost came")
+    assert protocol.reason is None
+
+
 async def test_closing_hangs_up() -> None:
     protocol = RecordingProtocol()
     transport, _ = await spawn_pty(lambda: protocol, "sleep", "100")

@@ -237,8 +237,9 @@ def _status(pidfd: int) -> tuple[int, bool] | None:
     """The return code and whether it is known; None while the process runs. It is reaped by this."""
     try:
         result = syscalls.waitid(_P_PIDFD, pidfd, _OPTIONS)
-    except ChildProcessError:
-        # Reaped by somebody else; or, for a pidfd that came here by a fork, the parent's child.
+    except OSError:
+        # ECHILD: reaped by somebody else; or, for a pidfd that came here by a fork, the parent's child.
+        # Whatever else there may be: the pidfd would be readable for ever, and nobody hear of the end.
         return STATUS_UNKNOWN, False
     if result is None:
         return None
