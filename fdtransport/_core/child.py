@@ -135,6 +135,10 @@ class Child:
                     self._loop.call_soon(self._tell)
         return self.returncode
 
+    def wait_here(self, seconds: float | None) -> bool:
+        """Hold this thread until it has ended; false when it has not within *seconds*."""
+        return self._pidfd < 0 or syscalls.wait_readable(self._pidfd, seconds)
+
     def kill_and_forget(self) -> None:
         """End it with SIGKILL, tell nobody, leave no zombie. For a transport that is dropped."""
         self._exited = None

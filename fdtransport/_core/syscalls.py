@@ -210,11 +210,11 @@ def poll_now(fd: int, events: int) -> int:
     return ready[0][1] if ready else 0
 
 
-def wait_readable(fd: int, seconds: float) -> bool:
+def wait_readable(fd: int, seconds: float | None) -> bool:
     """Wait, and hold this thread, until *fd* is readable; false when it was not within *seconds*."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
+    return bool(poller.poll(None if seconds is None else seconds * 1000))
 
 
 def has_hung_up(fd: int) -> bool:
