@@ -341,7 +341,7 @@ async def test_a_program_that_somebody_else_reaps_ends_and_the_status_is_flagged
     protocol = RecordingProtocol()
     transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "read x; exit 7", echo=False)
     transport.write(b"\n")
-    os.waitpid(transport.pid, 0)
+    os.waitpid(transport.pid, 0)  # noqa: ASYNC222
     assert await transport.wait() == 255
     assert not transport.status_known
     await until(lambda: protocol.lost, "connection_lost came")

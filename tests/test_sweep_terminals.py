@@ -91,7 +91,7 @@ async def a_program() -> tuple[int, int | None, bytes]:
     assert protocol.breaches == []
     assert protocol.count("lost") == 1
     if not transport.status_known:  # waitid() failed, and it is a zombie
-        os.waitpid(transport.pid, 0)
+        os.waitpid(transport.pid, 0)  # noqa: ASYNC222
     await until(lambda: not children(), "nobody is left")
     status = transport.returncode
     return getattr(protocol.reason, "errno", None) or 0, status, protocol.received
