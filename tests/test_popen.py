@@ -93,7 +93,8 @@ def test_the_words_of_popen_are_understood(tmp_path: Path) -> None:
 
 def test_what_only_a_fork_can_do_is_left_to_asyncio() -> None:
     async def main() -> None:
-        for option in (("preexec_fn", int), ("umask", 0o77), ("close_fds", False), ("restore_signals", False)):
+        only_popens = {"preexec_fn": int, "umask": 0o77, "close_fds": False, "restore_signals": False}
+        for option in only_popens.items():
             process = await asyncio.create_subprocess_exec("true", **dict([option]))
             assert not isinstance(process._transport, PopenTransport)
             assert await process.wait() == 0
