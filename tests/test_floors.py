@@ -24,6 +24,7 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.credentials": 1.1,
     "_core.child": 1.3,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
