@@ -7,7 +7,9 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,59 @@ async def test_resize_reaches_the_program() -> None:
     await reader.read()
     assert await transport.wait() == 9
     writer.close()
+
+
+async def test_only_another_size_is_told_to_the_program() -> None:
+    script = "trap 'echo changed' WINCH; echo ready; while :; do read x && echo $x; done"
+    reader, writer = await open_pty_process("sh", "-c", script, echo=False)
+
+    async def said(*size: int) -> bytes:
+        """All that comes of a resize, until the next line was read."""
+        writer.transport.resize(*size)
+        writer.write(b"next\n")
+        return await reader.readuntil(b"next\r\n")
+
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"ready\r\n")
+        assert await said(24, 80) == b"next\r\n"
+        assert (await said(30, 90)).startswith(b"changed\r\n")
+        assert await said(30, 90) == b"next\r\n"
+        assert (await said(30, 90, 900, 600)).startswith(b"changed\r\n")  # pixels count
+        assert await said(30, 90, 900, 600) == b"next\r\n"
+    writer.transport.kill()
+    assert await writer.transport.wait() == -signal.SIGKILL
+    writer.close()
+
+
+async def test_modes_that_a_terminal_has_not_are_refused() -> None:
+    transport, _ = await spawn_pty(RecordingProtocol, "sleep", "100")
+    modes = transport.termios
+    modes[2] |= termios.PARENB
+    with pytest.raises(OSError, match="Invalid argument"):
+        transport.termios = modes
+    transport.kill()
+    await transport.wait()
+
+
+def test_no_terminal_becomes_that_of_this_process() -> None:
+    """The leader of a session without one acquires each terminal that it opens without O_NOCTTY."""
+    code = (
+        "import asyncio, os\n"
+        "from fdtransport import open_pty, open_pty_process\n"
+        "async def main():\n"
+        "    reader, writer = await open_pty_process('echo', 'its own')\n"
+        "    assert await reader.read() == b'its own\\r\\n'\n"
+        "    reader, port = await open_pty()\n"
+        "    port.write(b'waits')\n"
+        "    port.transport.abort()\n"
+        "    try: os.open('/dev/tty', os.O_RDWR)\n"
+        "    except OSError as exc: print(os.strerror(exc.errno))\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True
+    )
+    assert (done.stdout, done.stderr) == (b"No such device or address\n", b"")
 
 
 def program(pid: int | None) -> str:
