@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_checks import QUIET
 
 from fdtransport import open_unix_connection, relay
 from fdtransport.pty import TerminalEvent
@@ -198,7 +199,7 @@ def test_no_terminal_becomes_that_of_this_process() -> None:
         "asyncio.run(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True
+        [sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True, env=QUIET
     )
     assert (done.stdout, done.stderr) == (b"No such device or address\n", b"")
 
