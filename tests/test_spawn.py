@@ -147,6 +147,9 @@ def test_the_program_is_found_on_the_path_of_the_environment_it_gets(tmp_path):
     program.chmod(0o755)
     path = f"/nowhere:{tmp_path}:/bin"
     assert run(["only-here", "x"], env={"PATH": path}) == (0, f"{program} x {path}\n".encode())
+    in_bytes = {b"PATH": os.fsencode(path)}
+    assert run(["only-here", "x"], env=in_bytes) == (0, f"{program} x {path}\n".encode())
+    assert run(["echo", "by default"], env={})[1] == b"by default\n"
     with pytest.raises(FileNotFoundError, match="only-here"):
         spawn(["only-here"])
 

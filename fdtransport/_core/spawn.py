@@ -222,14 +222,22 @@ def _find(name: bytes, env: Mapping[Any, Any] | None, directory: bytes | None) -
     if b"/" in name:
         return name
     found = errno.ENOENT
-    for place in os.get_exec_path(env):
-        path = os.path.join(os.fsencode(place), name)
+    for place in _places(env):
+        path = os.path.join(place, name)
         here = path if directory is None else os.path.join(directory, path)
         if os.path.isfile(here):
             if os.access(here, os.X_OK):
                 return path
             found = errno.EACCES
     raise OSError(found, os.strerror(found), os.fsdecode(name))
+
+
+def _places(env: Mapping[Any, Any] | None) -> list[bytes]:
+    # Not os.get_exec_path(): it switches warnings off and on again meanwhile, for all threads.
+    settings: Mapping[Any, Any] = os.environ if env is None else env
+    of_bytes = isinstance(next(iter(settings), ""), bytes)
+    path = settings.get(b"PATH" if of_bytes else "PATH", os.defpath)
+    return os.fsencode(path).split(os.fsencode(os.pathsep))
 
 
 def _check_executable(program: bytes, directory: bytes | None, credentials: Credentials) -> None:
