@@ -1,7 +1,7 @@
 """Processes of the drop-in loop: ``subprocess.Popen``'s arguments, and asyncio's order of what is told.
 
-What Popen can and posix_spawn(3) cannot (``preexec_fn`` is Python code between a fork and the program) is
-left to asyncio.
+What Popen can and this library cannot is left to asyncio: ``preexec_fn``, which is Python code between a fork
+and the program, and what the system lacks.
 """
 
 from __future__ import annotations
@@ -138,7 +138,12 @@ async def popen_transport(
     fds.update({number: number for number in pass_fds if number not in fds})
     waiter: asyncio.Future[None] = loop.create_future()
     new_session = bool(ours.pop("start_new_session", False))
-    transport = PopenTransport(loop, argv, fds, protocol, waiter, extra, new_session=new_session, **ours)
+    try:
+        transport = PopenTransport(loop, argv, fds, protocol, waiter, extra, new_session=new_session, **ours)
+    except OSError as exc:
+        if exc.errno != errno.ENOSYS:
+            raise
+        return None  # an old kernel or C library, or no setpriv(1): nothing was started
     try:
         await waiter
     except BaseException:

@@ -16,6 +16,7 @@ import pytest
 from child_checks import no_child_is_left, until  # noqa: F401
 
 import fdtransport
+from fdtransport._core import syscalls
 from fdtransport.popen import PopenTransport
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -104,6 +105,16 @@ def test_what_only_a_fork_can_do_is_left_to_asyncio() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the fork
         run(main())
+
+
+def test_what_the_system_lacks_is_left_to_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec("pwd", stdout=PIPE, cwd="/usr")
+        assert not isinstance(process._transport, PopenTransport)
+        assert await process.communicate() == (b"/usr\n", None)
+
+    monkeypatch.setattr(syscalls, "has_spawn_action", lambda name: name != "chdir_np")
+    run(main())
 
 
 def test_the_exit_is_told_though_somebody_else_has_the_output() -> None:
