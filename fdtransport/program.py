@@ -77,6 +77,11 @@ class ProgramTransport(StreamTransport):
         """None while it runs; its status, or minus the number of the signal that ended it."""
         return self._child.returncode
 
+    @property
+    def status_known(self) -> bool:
+        """False when somebody else took the status of the process: the return code is 255 then."""
+        return self._child.status_known
+
     async def wait(self) -> int:
         """The return code as soon as it has ended, whoever has the stream and whatever is unread.
 

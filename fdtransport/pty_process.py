@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ._core import syscalls, terminal
 from ._core.child import Child, start_child
-from ._core.handle import Handle
+from ._core.handle import FileLike, Handle, fileno_of
 from ._core.opening import open_transport
 from ._core.spawn import StrOrBytesPath
 from .program import ProgramTransport
@@ -86,6 +86,9 @@ class PtyProcessTransport(ProgramTransport, PtyTransport):
             with contextlib.suppress(OSError):
                 syscalls.close(slave)
 
+    def _is_over(self) -> bool:
+        return self._slave < 0 and super()._is_over()
+
     def _is_unread(self) -> bool:
         return False  # closing hangs it up at once, as the user of a terminal who leaves
 
@@ -104,7 +107,7 @@ async def spawn_pty(
     linger: float | None = 0.0,
     on_event: OnEvent | None = None,
     executable: StrOrBytesPath | None = None,
-    fds: Mapping[int, int] = {},
+    fds: Mapping[int, FileLike] = {},
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     cwd: StrOrBytesPath | None = None,
     user: str | int | None = None,
@@ -116,7 +119,7 @@ async def spawn_pty(
     *size*: rows and columns, and pixels if they matter; set before the program starts. *echo*, *raw*: how
     the terminal begins; programs change it as they like. *env*: the whole environment; None for this
     process's without LINES and COLUMNS, which would contradict *size*. *fds*: further descriptors,
-    ``{number in the program: ours}``, 0 to 2 among them; ours stay open here.
+    ``{number in the program: ours}``, 0 to 2 among them; ours (or open files) stay open here.
 
     *linger*: seconds, after the end of the program, for which others that still have the terminal are
     listened to. None: until they have gone. With 0 its own last output is all that is waited for.
@@ -143,11 +146,12 @@ async def spawn_pty(
         raise ValueError(f"linger ({linger!r}) must be >= 0, or None")
     if env is None:
         env = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
+    ours = {number: one if isinstance(one, int) else fileno_of(one) for number, one in fds.items()}
     master, path = syscalls.open_terminal()
 
     def start(loop: asyncio.AbstractEventLoop, exited: Callable[[], object]) -> Child:
         return start_child(
-            loop, exited, [program, *args], executable=executable, fds=fds, terminal=path, new_session=True,
+            loop, exited, [program, *args], executable=executable, fds=ours, terminal=path, new_session=True,
             env=env, cwd=cwd, user=user, group=group, extra_groups=extra_groups,
         )  # fmt: skip
 

@@ -198,7 +198,7 @@ class Way:
     def write(self, data: bytes | memoryview) -> None:
         try:
             self.sink.transport.write(data)
-        except OSError as exc:  # a terminal says in advance that it would not keep all of it
+        except OSError as exc:  # a line that the terminal would cut
             self.relay.failed(self.sink, exc)
             self.sink.transport.abort()
         if self.sink.transport.is_closing():

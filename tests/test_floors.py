@@ -24,6 +24,7 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.credentials": 1.1,
     "_core.child": 1.3,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
@@ -65,6 +66,7 @@ BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
+    "popen": {"processes"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
