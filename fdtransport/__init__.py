@@ -20,6 +20,7 @@ from .errors import (
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
+from .link import Link, LinkState, Route
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
@@ -34,6 +35,15 @@ from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
+from .tuntap import (
+    TunTapGroup,
+    TunTapOptions,
+    TunTapStream,
+    connect_tuntap,
+    connect_tuntap_queues,
+    open_tuntap,
+)
+from .tuntap_transport import TunTapAddress, TunTapTransport
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
 from .writer import StreamWriter
 
@@ -48,6 +58,8 @@ __all__ = [
     "EndpointError",
     "EventLoop",
     "FifoTransport",
+    "Link",
+    "LinkState",
     "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
@@ -62,6 +74,7 @@ __all__ = [
     "PtyTransport",
     "Relay",
     "RelayResult",
+    "Route",
     "Server",
     "SessionTransport",
     "SocketTransport",
@@ -71,6 +84,11 @@ __all__ = [
     "StreamWriter",
     "TerminalEvent",
     "TransportError",
+    "TunTapAddress",
+    "TunTapGroup",
+    "TunTapOptions",
+    "TunTapStream",
+    "TunTapTransport",
     "UnixTransport",
     "UnpollableFileError",
     "WindowSize",
@@ -81,6 +99,8 @@ __all__ = [
     "connect_pty",
     "connect_read_pipe",
     "connect_stdio",
+    "connect_tuntap",
+    "connect_tuntap_queues",
     "connect_url",
     "connect_write_pipe",
     "create_connection",
@@ -103,6 +123,7 @@ __all__ = [
     "open_pty",
     "open_pty_process",
     "open_stdio",
+    "open_tuntap",
     "open_unix_connection",
     "open_url",
     "relay",

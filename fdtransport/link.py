@@ -55,7 +55,7 @@ class Link:
         self._holders = 1
         self._sock: socket.socket = in_namespace(netns, lambda: _route_socket(0))
         try:
-            self.index: int = self.find(name).index
+            self.index: int = self.find(name).ifindex
         except BaseException:
             self._sock.close()
             raise
@@ -106,7 +106,7 @@ class Link:
     def routes(self) -> list[Route]:
         """The routes that go through it."""
         found = map(netlink.read_route, self._ask(netlink.routes_request()))
-        return [route for route in found if route is not None and route.index == self.index]
+        return [route for route in found if route is not None and route.ifindex == self.index]
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -125,8 +125,8 @@ class Link:
         *mtu*: bytes. *txqueuelen*: packets. *hwaddr*: ``02:00:00:00:00:01``. *name*: another name.
         *link_local*: whether it is to have an IPv6 address by itself as soon as it is up.
 
-        :raises ValueError: *hwaddr* or *name* is none, or a number is out of range. :raises OSError: EPERM; EINVAL, the kind of interface
-            cannot have that.
+        :raises ValueError: *hwaddr* or *name* is none, or a number is out of range. :raises OSError: EPERM;
+            EINVAL, the kind of interface cannot have that.
         """
         packed = None if hwaddr is None else hwaddr_of(hwaddr)
         if name is not None:
@@ -306,7 +306,7 @@ class _Watch(asyncio.DatagramProtocol):
             if message.kind not in (netlink.NEWLINK, netlink.DELLINK):
                 continue
             state = netlink.read_link(message)
-            if state.index == self._link.index:
+            if state.ifindex == self._link.index:
                 self._on_change(None if netlink.deletes_link(message) else state)
 
     def error_received(self, exc: Exception) -> None:

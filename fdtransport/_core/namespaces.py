@@ -69,9 +69,10 @@ def _why(exc: OSError, namespace: object) -> str:
 
 @contextlib.contextmanager
 def _opened(namespace: Namespace) -> Iterator[int]:
-    if isinstance(namespace, bool) or not isinstance(namespace, (int, str, os.PathLike)):
+    if not isinstance(namespace, (int, str, os.PathLike)):
         if not hasattr(namespace, "fileno"):
-            raise TypeError(f"a network namespace is a path, a name or the id of a process, not {namespace!r}")
+            what = "a network namespace is a path, a name or the id of a process"
+            raise TypeError(f"{what}, not {namespace!r}")
         yield namespace.fileno()
         return
     path = _path(namespace)

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -89,7 +97,7 @@ class Request(NamedTuple):
 class LinkState(NamedTuple):
     """What the kernel tells of an interface."""
 
-    index: int
+    ifindex: int
     name: str
     up: bool
     """Whether it was switched on (IFF_UP)."""
@@ -113,7 +121,7 @@ class Route(NamedTuple):
     destination: Network
     gateway: Any
     """An IPv4Address or IPv6Address; None for what is reached directly."""
-    index: int
+    ifindex: int
     """The number of the interface; 0 when the row has none."""
     metric: int
     table: int
@@ -153,7 +161,8 @@ def read_error(message: Message) -> tuple[int, str]:
     told = ""
     if message.flags & ACK_TLVS:
         size = _HEADER.unpack_from(message.body, 4)[0] if not message.flags & 0x100 else _HEADER.size
-        told = attributes(message.body, 4 + (size + 3 & ~3)).get(1, b"").rstrip(b"\0").decode("utf-8", "replace")
+        text = attributes(message.body, 4 + (size + 3 & ~3)).get(1, b"")
+        told = text.rstrip(b"\0").decode("utf-8", "replace")
     return -number, told
 
 
@@ -188,8 +197,9 @@ def link_setting(
     if name is not None:
         parts.append(attribute(_IFLA_IFNAME, name.encode() + b"\0"))
     if link_local is not None:
-        mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_GEN_MODE_EUI64 if link_local else _GEN_MODE_NONE]))
-        parts.append(attribute(_IFLA_AF_SPEC, attribute(IPV6, mode)))
+        mode = _GEN_MODE_EUI64 if link_local else _GEN_MODE_NONE
+        mode_of = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([mode]))
+        parts.append(attribute(_IFLA_AF_SPEC, attribute(IPV6, mode_of)))
     return Request(NEWLINK, ACK, b"".join(parts))
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from . import syscalls
 
 __all__ = [
-    "DETACH",
+    "EBADFD",
     "MULTI_QUEUE",
     "NO_CARRIER",
     "NO_PI",
@@ -26,7 +26,9 @@ __all__ = [
     "VNET_HDR",
     "Device",
     "choose_offloads",
+    "described_flags",
     "device_of",
+    "namespace_of",
     "open_device",
     "set_carrier",
     "set_group",
@@ -38,6 +40,8 @@ __all__ = [
     "sndbuf",
 ]
 
+#: What the kernel says of a descriptor without an interface; not the EBADF of a closed one.
+EBADFD: int = getattr(errno, "EBADFD", 77)
 #: The node that makes interfaces.
 NODE = "/dev/net/tun"
 
@@ -98,24 +102,31 @@ def open_device(name: str, flags: int) -> tuple[int, Device]:
         raise _cannot_open(exc) from None
     try:
         try:
-            syscalls.ioctl(fd, _SETIFF, _IFREQ.pack(os.fsencode(name), flags))
+            answer = syscalls.ioctl(fd, _SETIFF, _IFREQ.pack(os.fsencode(name), flags))
         except OSError as exc:
             raise _cannot_attach(exc, name, flags) from None
-        return fd, device_of(fd)
+        return fd, _device(answer)
     except BaseException:
         syscalls.close(fd)
         raise
 
 
 def device_of(fd: int) -> Device:
-    """:raises OSError: EBADFD, *fd* is attached to no interface; ENOTTY, it is something else."""
+    """What *fd* is attached to. TUNGETIFF always tells NO_PI, also where it is not so.
+
+    :raises OSError: EBADFD, *fd* is attached to no interface; ENOTTY, it is something else.
+    """
     try:
         answer = syscalls.ioctl(fd, _GETIFF, bytes(_IFREQ.size))
     except OSError as exc:
-        what = {
-            errno.EBADFD: "is attached to no interface: TUNSETIFF has not been called, or the interface is gone",
-        }.get(exc.errno or 0, "is no descriptor of a TUN or TAP interface")
-        raise OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {fd} {what}") from None
+        what = f"{fd} is no descriptor of a TUN or TAP interface"
+        if exc.errno == EBADFD:
+            what = f"{fd} is attached to no interface: TUNSETIFF has not been called, or it was deleted"
+        raise OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {what}") from None
+    return _device(answer)
+
+
+def _device(answer: bytes) -> Device:
     name, flags = _IFREQ.unpack(answer)
     return Device(os.fsdecode(name.rstrip(b"\0")), flags)
 
