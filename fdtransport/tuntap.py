@@ -95,7 +95,7 @@ class _Settings:
         self.up: bool = get("up", True)
         if self.routes and not self.up:
             raise ValueError("routes can be set once the interface is up, and up is False")
-        self.link_local: bool | None = None if get("link_local", True) else False
+        self.link_local: bool = get("link_local", True)
         self.txqueuelen: int | None = get("txqueuelen")
         self.sndbuf: int | None = get("sndbuf")
         self.persist: bool | None = get("persist")
@@ -124,9 +124,15 @@ class _Settings:
             device_calls.set_persist(fd, self.persist)
         changes: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("mtu", "txqueuelen", "hwaddr", "link_local")
+            for name in ("mtu", "txqueuelen", "hwaddr")
             if getattr(self, name) is not None
         }
+        if not self.link_local:
+            try:
+                link.set(link_local=False)
+            except OSError as exc:
+                if exc.errno != errno.EAFNOSUPPORT:  # no IPv6 here, and so no address
+                    raise
         if changes:
             link.set(**changes)
         for address in self.addresses:

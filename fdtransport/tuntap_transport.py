@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ __all__ = ["TunTapAddress", "TunTapTransport", "packet_size"]
 
 #: Bytes of the largest packet: what the length field of IPv4 can tell (RFC 791).
 LARGEST = 65535
+#: Bytes of the shortest one, which is a header alone.
+IP_HEADER = 20
 #: Bytes of an Ethernet header with one VLAN tag.
 ETHERNET = 18
 _PI = 4  # struct tun_pi: flags, protocol
@@ -75,11 +78,14 @@ class TunTapTransport(PacketTransport):
     """
 
     __slots__ = (
-        "_address", "_addresses", "_device", "_largest", "_link", "_missed_before", "_offloads", "_segments",
+        "_address", "_addresses", "_device", "_largest", "_least", "_link", "_missed_before", "_offloads", "_segments",
         "_vnet_hdr", "_watcher", "received", "received_bytes", "refused", "sent", "sent_bytes",
     )  # fmt: skip
 
     _WRITE_ERRORS = _WRITE_ERRORS
+    # The kernel tells that an interface is deleted (EPOLLERR) as it tells that a packet is there, to those
+    # who wait for EPOLLIN or EPOLLPRI. The latter never comes, so a packet alone wakes nobody.
+    _ALSO_WATCHED = getattr(select, "EPOLLPRI", 0)
 
     def __init__(
         self,
@@ -103,7 +109,7 @@ class TunTapTransport(PacketTransport):
         self._vnet_hdr = vnet_hdr
         self._offloads = offloads
         self._segments: deque[bytes] = deque()
-        self._largest = 0
+        self._least = self._largest = 0
         self._missed_before = 0
         self._watcher: PacketTransport | None = None
         #: Packets and bytes that came, and that the kernel took. Packets that could not be sent, each of
@@ -113,12 +119,13 @@ class TunTapTransport(PacketTransport):
         self.sent: int = 0
         self.sent_bytes: int = 0
         self.refused: int = 0
+        state = None if link is None else link.state()
         room = LARGEST + ETHERNET + max(_PI, HEADER_SIZE)
         super().__init__(loop, file, protocol, waiter, extra, server, max_size=room)
-        if link is not None:
+        if link is not None and state is not None:
             self._link = link.hold()
-            self._missed_before = link.state().statistics["tx_dropped"]
-            self._note_mtu(link.state().mtu)
+            self._missed_before = state.statistics["tx_dropped"]
+            self._note_mtu(state.mtu)
 
     # -- what it is ----------------------------------------------------------------------------
 
@@ -188,6 +195,8 @@ class TunTapTransport(PacketTransport):
             lacks = "has no header before a packet: vnet_hdr is None"
             raise ValueError(f"this descriptor {lacks if self._vnet_hdr else what}")
         self._address = TunTapAddress(self._device.name, self._address.queue)
+        if not self._device.tap:
+            self._least = IP_HEADER + (HEADER_SIZE if self._vnet_hdr == "raw" else 0)
         self._note_mtu(LARGEST)
 
     def _reader(self) -> Callable[[], object]:
@@ -292,8 +301,8 @@ class TunTapTransport(PacketTransport):
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         size = len(data)
-        if size > self._largest:
-            self._check_size(size)
+        if not self._least <= size <= self._largest:
+            self._check_size(data, size)
         if self._vnet_hdr == "split":
             self._sys.writev(self._wfd, [NO_HEADER, data])
         elif self._with_pi:
@@ -313,8 +322,10 @@ class TunTapTransport(PacketTransport):
             raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {_no_packet(data)}")
         return _IPV4 if version == 4 else _IPV6
 
-    def _check_size(self, size: int) -> None:
+    def _check_size(self, data: BytesLike, size: int) -> None:
         """The kernel takes whatever it is given. Raise for what the interface would not carry."""
+        if size < self._least:
+            raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {_no_packet(data)}")
         if self._link is not None and self._vnet_hdr != "raw":
             self._note_mtu(self._link.state().mtu)  # it may have been changed
         if size > self._largest:
@@ -331,7 +342,7 @@ class TunTapTransport(PacketTransport):
             raise ValueError(f"Invalid address: must be None or {self._address}, not {addr!r}")
 
     def _not_sent(self, exc: OSError, data: BytesLike, addr: Any) -> None:
-        if meaning(exc, self._WRITE_ERRORS) is Meaning.RECORD:
+        if meaning(exc, self._WRITE_ERRORS) is Meaning.RECORD and ": " not in str(exc.strerror):
             exc = self._told(exc, data)
         super()._not_sent(exc, data, addr)
 
@@ -434,5 +445,8 @@ class TunTapTransport(PacketTransport):
 
 
 def _no_packet(data: BytesLike) -> str:
-    version = data[0] >> 4 if len(data) else None
-    return "an empty packet" if version is None else f"a packet of IP version {version}, which is not 4 or 6"
+    if not len(data):
+        return "an empty packet"
+    if data[0] >> 4 not in (4, 6):
+        return f"a packet of IP version {data[0] >> 4}, which is not 4 or 6"
+    return f"a packet of {len(data)} bytes, and its header alone has {IP_HEADER} or more"
