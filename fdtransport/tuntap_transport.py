@@ -78,8 +78,8 @@ class TunTapTransport(PacketTransport):
     """
 
     __slots__ = (
-        "_address", "_addresses", "_device", "_largest", "_least", "_link", "_missed_before", "_offloads", "_segments",
-        "_vnet_hdr", "_watcher", "received", "received_bytes", "refused", "sent", "sent_bytes",
+        "_address", "_addresses", "_device", "_largest", "_least", "_link", "_missed_before", "_offloads",
+        "_segments", "_vnet_hdr", "_watcher", "received", "received_bytes", "refused", "sent", "sent_bytes",
     )  # fmt: skip
 
     _WRITE_ERRORS = _WRITE_ERRORS

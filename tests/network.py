@@ -161,3 +161,27 @@ class PacketFarEnd(FarEnd):
     def recv_now(self, n: int = 1 << 18) -> bytes | None:
         data = super().recv_now(n)
         return data and data[len(self._head) :]
+
+
+class Forward:
+    """Gives every packet of one transport to another; a part of a ``DatagramProtocol``."""
+
+    other: Any = None
+
+    def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
+        if self.other is not None:  # a network loses what comes before it is there
+            send = self.other.sendto
+            for data, _ in records:
+                send(data)
+
+
+def snmp(space: Namespace, protocol: str) -> dict[str, int]:
+    """The counters of a protocol in a namespace: /proc/net/snmp of proc(5)."""
+
+    def read() -> str:
+        with open("/proc/thread-self/net/snmp") as file:
+            return file.read()
+
+    rows = [line.split()[1:] for line in space.inside(read).splitlines() if line.startswith(protocol)]
+    names, values = rows
+    return dict(zip(names, map(int, values), strict=True))

@@ -10,13 +10,12 @@ import json
 import os
 import shutil
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import pytest
-from network import Namespace, ip_checksum, ipv4, namespaces, needs_tuntap, udp, udp_socket
+from network import Namespace, ip_checksum, needs_tuntap, udp, udp_socket
 
 from fdtransport import (
     CloseReason,
@@ -29,7 +28,7 @@ from fdtransport import (
     open_tuntap,
 )
 from fdtransport._core import tun_device
-from fdtransport.testing import RecordingDatagramProtocol
+from fdtransport.testing import FaultPlan, RecordingDatagramProtocol, descriptors
 from fdtransport.testing.observe import until
 
 pytestmark = needs_tuntap
@@ -154,7 +153,7 @@ async def test_a_batch_is_one_call_and_nothing_is_lost_when_a_burst_comes(
             for data, addr in records:
                 self.datagram_received(data, addr)
 
-    transport, protocol = await connect(factory=Batches)
+    _, protocol = await connect(factory=Batches)
     with udp_socket(space) as sock:
         for number in range(400):
             sock.sendto(number.to_bytes(2, "big"), ("10.9.0.2", 9))
@@ -295,10 +294,9 @@ async def test_a_slow_way_out_queues_and_loses_no_frame(space: Namespace) -> Non
         sock.setblocking(False)
         transport.set_write_buffer_limits(high=10_000, low=1_000)
         # The bridge sends on at once what its ports have learnt of; a port begins with listening.
-        forwarding = [f"/sys/class/net/bridge/brif/{port}/state" for port in ("slow", "one")]
-        await asyncio.to_thread(space.run, "ip", "link", "set", "one", "type", "bridge_slave", "state", "3")
-        await asyncio.to_thread(space.run, "ip", "link", "set", "slow", "type", "bridge_slave", "state", "3")
-        assert forwarding
+        for port in ("slow", "one"):
+            line = f"ip link set {port} type bridge_slave state 3"
+            await asyncio.to_thread(space.run, *line.split())
         for frame in frames:
             transport.sendto(frame)
         assert transport.get_write_buffer_size() > 10_000
@@ -387,7 +385,8 @@ async def test_an_interface_that_is_deleted_is_one_loss(
 async def test_the_interface_is_as_it_was_asked_for(connect: Connect, space: Namespace) -> None:
     transport, _ = await connect(
         "asked%d", mode="tap", addresses=[f"{HERE}/24", "fd00::1/64"], mtu=1400, txqueuelen=77,
-        hwaddr="02:00:00:00:00:07", routes=["10.77.0.0/16", "fd77::/32"], sndbuf=50_000, owner=1234, group="root",
+        hwaddr="02:00:00:00:00:07", routes=["10.77.0.0/16", "fd77::/32"], sndbuf=50_000,
+        owner=1234, group="root",
     )  # fmt: skip
     assert transport.name == "asked0"
     (told,) = ip(space, "-d", "addr", "show", "asked0")
@@ -406,7 +405,9 @@ async def test_the_interface_is_as_it_was_asked_for(connect: Connect, space: Nam
     assert {route.destination for route in transport.link.routes()} >= {ip_network("10.77.0.0/16")}
 
 
-async def test_with_a_peer_the_link_is_from_one_address_to_another(connect: Connect, space: Namespace) -> None:
+async def test_with_a_peer_the_link_is_from_one_address_to_another(
+    connect: Connect, space: Namespace
+) -> None:
     transport, _ = await connect(addresses="10.9.0.1/32", peer="10.9.0.2")
     (told,) = ip(space, "addr", "show", transport.name)
     assert told["addr_info"][0]["address"] == "10.9.0.2"
@@ -456,7 +457,7 @@ async def test_without_a_carrier_it_begins_unplugged(connect: Connect) -> None:
 async def test_a_persistent_interface_stays_and_can_be_attached_to_again(connect: Connect) -> None:
     transport, _ = await connect("stays", persist=True)
     await transport.aclose()
-    again, protocol = await connect("stays", addresses=())
+    again, _ = await connect("stays", addresses=())
     assert again.get_extra_info("addresses") == [ip_interface(f"{HERE}/24")]
     again.set_persist(False)
     await again.aclose()
@@ -472,7 +473,10 @@ async def test_queues_share_an_interface_and_can_step_out(space: Namespace) -> N
         with udp_socket(space) as sock:
             for port in range(200):
                 sock.sendto(b"spread", ("10.9.0.2", 1000 + port))
-            counts = lambda: [len(protocol.records) for protocol in group.protocols]  # noqa: E731
+
+            def counts() -> list[int]:
+                return [len(protocol.records) for protocol in group.protocols]
+
             await until(lambda: sum(counts()) == 200, "all of them came")
             assert sum(1 for count in counts() if count) > 1
             for transport in group.transports[1:]:
@@ -495,8 +499,8 @@ async def test_queues_share_an_interface_and_can_step_out(space: Namespace) -> N
 
 async def test_a_descriptor_that_is_attached_already_is_adopted(space: Namespace) -> None:
     flags = tun_device.TUN
-    fd, device = space.inside(lambda: tun_device.open_device("given", flags))
-    transport, protocol = await connect_tuntap(RecordingDatagramProtocol, fd=fd)
+    fd, _ = space.inside(lambda: tun_device.open_device("given", flags))
+    transport, _ = await connect_tuntap(RecordingDatagramProtocol, fd=fd)
     assert (transport.name, transport.get_extra_info("pi")) == ("given", True)
     transport.link.set(up=True, link_local=False)
     transport.link.add_address(f"{HERE}/24")
@@ -609,10 +613,10 @@ async def test_an_interface_that_is_in_use_or_of_another_kind_says_so(connect: C
     with pytest.raises(OSError, match="'taken' is in use by another descriptor") as busy:
         await connect("taken")
     assert busy.value.errno == errno.EBUSY
-    with pytest.raises(OSError, match="is a TUN with one queue, and a TAP with one queue was asked for") as kind:
+    with pytest.raises(OSError, match="is a TUN with one queue, and a TAP with one queue was asked") as kind:
         await connect("taken", mode="tap")
     assert kind.value.errno == errno.EINVAL
-    with pytest.raises(OSError, match="and is no TUN|'lo' is no TUN or TAP interface, but a device"):
+    with pytest.raises(OSError, match="'lo' is no TUN or TAP interface, but a device"):
         await connect("lo")
 
 
@@ -626,8 +630,6 @@ async def test_an_interface_that_is_in_use_or_of_another_kind_says_so(connect: C
     ],
 )
 async def test_a_node_that_cannot_be_opened_says_what_to_do(number: int, match: str) -> None:
-    from fdtransport.testing import FaultPlan
-
     with FaultPlan() as plan:
         plan.fail("open", errno=number)
         with pytest.raises(OSError, match=match) as told:
@@ -636,8 +638,6 @@ async def test_a_node_that_cannot_be_opened_says_what_to_do(number: int, match: 
 
 
 async def test_no_privilege_says_what_it_takes() -> None:
-    from fdtransport.testing import FaultPlan
-
     with FaultPlan() as plan:
         plan.fail("ioctl", errno=errno.EPERM)
         with pytest.raises(OSError, match=r"CAP_NET_ADMIN.*unshare -rn.*ip tuntap add"):
@@ -645,13 +645,9 @@ async def test_no_privilege_says_what_it_takes() -> None:
 
 
 async def test_any_call_that_fails_leaves_nothing_behind(space: Namespace) -> None:
-    from fdtransport.testing import descriptors
-
-    from fdtransport.testing import FaultPlan
-
     before = descriptors()
     names = ("open", "ioctl", "setns", "send", "recvfrom", "fcntl", "set_blocking")
-    failures = 0
+    failures: list[int | None] = []
     for name in names:
         for nth in range(1, 20):
             with FaultPlan() as plan:
@@ -662,8 +658,7 @@ async def test_any_call_that_fails_leaves_nothing_behind(space: Namespace) -> No
                         vnet_hdr="split",
                     )  # fmt: skip
                 except OSError as exc:
-                    assert exc.errno == errno.ENOMEM
-                    failures += 1
+                    failures.append(exc.errno)
                 else:
                     transport.abort()
                     await until(lambda p=protocol: p.lost, "it was lost")  # type: ignore[misc]
@@ -671,4 +666,5 @@ async def test_any_call_that_fails_leaves_nothing_behind(space: Namespace) -> No
                     break
     gc.collect()
     assert descriptors() == before
-    assert failures > 10
+    assert len(failures) > 10
+    assert set(failures) == {errno.ENOMEM}
