@@ -371,9 +371,11 @@ class TunTapTransport(PacketTransport):
     def _write_failed(self, exc: OSError) -> None:
         super()._write_failed(self._gone(exc))
 
+    def _is_deleted(self) -> bool:
+        return self._rfd >= 0 and bool(syscalls.poll_now(self._rfd, 0) & select.POLLERR)
+
     def _hangup(self) -> None:
-        # POLLERR has one reason only: the interface was deleted, and what it held with it.
-        if self._rfd >= 0 and syscalls.poll_now(self._rfd, 0):
+        if self._is_deleted():  # and what it held with it
             self._note_hangup()
             self._step(Event.READ_ERROR, self._gone(OSError(EBADFD, os.strerror(EBADFD))))
         else:

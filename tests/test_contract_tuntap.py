@@ -13,10 +13,8 @@ from fdtransport import TunTapTransport
 from fdtransport._core.opening import open_transport
 from fdtransport._core.segmentation import NO_HEADER
 from fdtransport._core.stream import as_buffer
-from fdtransport.testing import Features, Promise, packet_promises
+from fdtransport.testing import Features, MemoryTun, MemoryTunTransport, Promise, packet_promises
 from fdtransport.tuntap import _open, _Settings
-
-pytestmark = needs_tuntap
 
 #: The beginning of an IPv4 packet, and of an Ethernet frame: what makes one of a record of the kit.
 PACKET = b"\x45" + bytes(19)
@@ -99,8 +97,42 @@ def _cases() -> list[Any]:
     ]
 
 
+@needs_tuntap
 @pytest.mark.usefixtures("reports")
 @pytest.mark.parametrize(("kind", "promise"), _cases())
 async def test_contract(kind: str, promise: Promise, space: Namespace) -> None:
     assert await promise.run(Maker(kind, space))
     await asyncio.sleep(0)
+
+
+# -- without a device ----------------------------------------------------------------------------------
+
+
+class DressedMemory(MemoryTunTransport):
+    """As `Dressed`."""
+
+    __slots__ = ()
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        super().sendto(PACKET + bytes(as_buffer(data)), addr)
+
+
+async def memory_tun(factory: Callable[[], Any]) -> tuple[Any, Any]:
+    tun = MemoryTun(
+        mtu=16500, transport_class=DressedMemory, far_end=lambda sock: PacketFarEnd(sock, PACKET, both=False)
+    )
+    try:
+        transport, _ = await tun.connect(factory)
+    except BaseException:
+        tun.close()
+        raise
+    return transport, tun.far
+
+
+MEMORY = FEATURES.but(waits=True)
+
+
+@pytest.mark.usefixtures("reports")
+@pytest.mark.parametrize("promise", packet_promises(MEMORY), ids=str)
+async def test_contract_in_memory(promise: Promise) -> None:
+    assert await promise.run(memory_tun, MEMORY)
