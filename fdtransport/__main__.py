@@ -41,6 +41,7 @@ endpoints:
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
+  tun:name, tap:name        a TUN or TAP interface      ?addr=10.9.0.1/24&mtu=N&up=no&route=NET&netns=PATH
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:
@@ -52,8 +53,8 @@ examples:
 A listener relays each connection to a new connection of the other endpoint; of UDP and UNIX datagrams,
 each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes bytes as it is,
 and what is read from a stream at once becomes records of --record bytes and a shorter one; --frame keeps
-the boundaries in the stream. Exit status: 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong
-command line; 130 after Ctrl-C.
+the boundaries in the stream, as packets of a TUN or TAP always have them (2). Exit status: 0; 1 when an
+endpoint cannot be opened or fails; 2 for a wrong command line; 130 after Ctrl-C.
 """
 STDIO = SCHEMES["stdio"]
 

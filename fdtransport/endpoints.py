@@ -124,6 +124,9 @@ async def connect_url(
                             ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
     ``pty:/link``           a virtual serial port with a link to it; ``mode=660`` as in ``connect_pty``
+    ``tun:name``            a TUN interface, and ``tap:name`` a TAP: records; ``addr=10.9.0.1/24,fd00::1/64``,
+                            ``mtu=N``, ``up=no``, ``route=10.0.0.0/8``, ``netns=PATH``, ``hwaddr=...`` (tap),
+                            ``txqueuelen=N``, ``persist``, as in ``connect_tuntap``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
 

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ._core.opening import open_transport
@@ -24,6 +25,7 @@ from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .tcp import create_connection, create_server
 from .tls import client_context, server_context
+from .tuntap import connect_tuntap
 from .unix import create_unix_connection, create_unix_server
 from .urls import (
     Address,
@@ -36,9 +38,14 @@ from .urls import (
     file,
     flag,
     group,
+    hardware_address,
     host_name,
+    interface,
+    interface_addresses,
     listening_address,
     name,
+    namespace,
+    networks,
     nothing,
     path,
     permissions,
@@ -169,6 +176,13 @@ async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]
     return await connect_pty(factory, link=target, **options)
 
 
+async def _tuntap(
+    factory: Factory, target: str | None, _mode: str, options: dict[str, Any], *, tap: bool = False
+) -> tuple[Any, Any]:
+    named: Any = {_TUNTAP_NAMES.get(name, name): value for name, value in options.items()}
+    return await connect_tuntap(factory, target, mode="tap" if tap else "tun", **named)
+
+
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
@@ -200,6 +214,16 @@ def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
+_TUNTAP_NAMES = {"addr": "addresses", "route": "routes"}
+_TUNTAP = {
+    "addr": interface_addresses(),
+    "mtu": whole(68, 65535),
+    "up": flag(),
+    "route": networks(),
+    "netns": namespace(),
+    "txqueuelen": whole(1, 1_000_000),
+    "persist": flag(),
+}
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
@@ -286,6 +310,14 @@ SCHEMES: dict[str, Scheme] = {
         modes=("r", "w"),
     ),
     "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
+    "tun": Scheme("tun:name", interface, _tuntap, _TUNTAP, records=True),
+    "tap": Scheme(
+        "tap:name",
+        interface,
+        partial(_tuntap, tap=True),
+        {**_TUNTAP, "hwaddr": hardware_address()},
+        records=True,
+    ),
     "file": Scheme(
         "file:/path",
         path,

@@ -92,6 +92,8 @@ class _Settings:
         self.mtu: int | None = get("mtu")
         if self.mtu is not None and not 68 <= self.mtu <= 65535:
             raise ValueError(f"the MTU of a TUN or TAP interface is 68 to 65535 bytes, not {self.mtu!r}")
+        if self.mtu is not None and self.mtu < 1280 and any(a.version == 6 for a in self.addresses):
+            raise ValueError(f"IPv6 takes an MTU of 1280 bytes or more (RFC 8200), not {self.mtu!r}")
         self.up: bool = get("up", True)
         if self.routes and not self.up:
             raise ValueError("routes can be set once the interface is up, and up is False")

@@ -83,6 +83,7 @@ class TunTapTransport(PacketTransport):
     )  # fmt: skip
 
     _WRITE_ERRORS = _WRITE_ERRORS
+    _FRAME = 2
     # The kernel tells that an interface is deleted (EPOLLERR) as it tells that a packet is there, to those
     # who wait for EPOLLIN or EPOLLPRI. The latter never comes, so a packet alone wakes nobody.
     _ALSO_WATCHED = getattr(select, "EPOLLPRI", 0)

@@ -10,25 +10,34 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typing_extensions
 from network import Namespace, ip_checksum, needs_tuntap, udp, udp_socket
+from relay_ends import Quiet
 
+import fdtransport
 from fdtransport import (
     CloseReason,
     DescriptorInUseError,
     LinkState,
     TunTapAddress,
     TunTapTransport,
+    connect_fd,
+    connect_packet_fd,
     connect_tuntap,
     connect_tuntap_queues,
+    connect_url,
     open_tuntap,
+    relay,
 )
 from fdtransport._core import tun_device
-from fdtransport.testing import FaultPlan, RecordingDatagramProtocol, descriptors
+from fdtransport.testing import FarEnd, FaultPlan, RecordingDatagramProtocol, descriptors
 from fdtransport.testing.observe import until
 
 pytestmark = needs_tuntap
@@ -586,6 +595,7 @@ async def test_it_works_in_a_namespace_that_is_given_by_path_or_process(space: N
         (None, {"addresses": ["host"]}, "as 10.9.0.1/24 or fd00::1/64|written as 10.9.0.1/24"),
         (None, {"addresses": "10.9.0.1", "peer": "fd00::1"}, "an address of its family"),
         (None, {"mtu": 67}, "is 68 to 65535 bytes, not 67"),
+        (None, {"mtu": 1279, "addresses": ["10.9.0.1/24", "fd00::1/64"]}, "IPv6 takes an MTU of 1280"),
         (None, {"hwaddr": "02:00:00:00:00:01"}, "a TUN interface has no hardware address"),
         (None, {"mode": "tap", "hwaddr": "nonsense"}, "no hardware address; one is written as 02:"),
         (None, {"mode": "tap", "hwaddr": "01:00:00:00:00:01"}, "the address of a group"),
@@ -668,3 +678,89 @@ async def test_any_call_that_fails_leaves_nothing_behind(space: Namespace) -> No
     assert descriptors() == before
     assert len(failures) > 10
     assert set(failures) == {errno.ENOMEM}
+
+
+# -- endpoints ----------------------------------------------------------------------------------------
+
+
+async def test_packets_go_over_a_byte_stream_with_their_lengths(space: Namespace) -> None:
+    near, other = socket.socketpair()
+    far = FarEnd(other)
+    wire, _ = await connect_fd(Quiet, near)
+    url = f"tun:piped?addr={HERE}/24&mtu=1400&netns=/proc/self/fd/{space.fileno()}"
+    tun, _ = await connect_url(Quiet, url)
+    tun.link.set(link_local=False)
+    assert (tun.name, tun.link.state().mtu) == ("piped", 1400)
+    relaying = asyncio.ensure_future(relay(tun, wire))
+    packet = udp(b"over a stream")
+    with udp_socket(space) as sock:
+        await far.send(len(packet).to_bytes(2, "big") + packet)
+        data, source = await asyncio.to_thread(sock.recvfrom, 100)
+        assert data == b"over a stream"
+        sock.sendto(b"and back", source)
+        answer = b""
+        while not answer.endswith(b"and back"):
+            size = int.from_bytes(await far.recv_exactly(2), "big")
+            answer = await far.recv_exactly(size)
+    far.close()
+    result = await relaying
+    assert (result.b_to_a.records, result.error) == (1, None)
+
+
+async def test_packets_go_over_datagrams_as_they_are(space: Namespace) -> None:
+    near, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    far = FarEnd(other)
+    wire, _ = await connect_packet_fd(Quiet, near)
+    tun, _ = await connect_url(Quiet, f"tun:?addr={HERE}/24&netns=/proc/self/fd/{space.fileno()}")
+    relaying = asyncio.ensure_future(relay(tun, wire))
+    with udp_socket(space) as sock:
+        await far.send(udp(b"as it is"))
+        assert await asyncio.to_thread(sock.recv, 100) == b"as it is"
+    far.close()
+    await relaying
+
+
+# -- without privilege --------------------------------------------------------------------------------
+
+UNPRIVILEGED = """
+import asyncio, os, socket, sys
+from network import udp
+from fdtransport import connect_tuntap
+from fdtransport.testing import RecordingDatagramProtocol
+
+async def main():
+    transport, protocol = await connect_tuntap(
+        RecordingDatagramProtocol, addresses=["10.9.0.1/24", "fd00::1/64"], mtu=1400, link_local=False)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("10.9.0.1", 5000))
+        sock.settimeout(5)
+        transport.sendto(udp(b"unprivileged"))
+        print(sock.recv(100), open("/proc/self/uid_map").read().split())
+    await transport.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to make a device node for everybody")
+async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() -> None:
+    """The node is 0666, as distributions have it; here, in a mount namespace of the test alone."""
+    for tool in ("unshare", "setpriv", "mknod"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not here")
+    # The interpreter and the library may be where only their owner can go: they get another place.
+    library, site = Path(fdtransport.__file__).parent.parent, Path(typing_extensions.__file__).parent
+    places = {"python": Path(sys.base_prefix), "library": library, "tests": Path(__file__).parent, "site": site}
+    script = "\n".join([
+        "mount -t tmpfs none /mnt; mknod -m 666 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun",
+        *(f"mkdir /mnt/{name}; mount --bind '{path}' /mnt/{name}" for name, path in places.items()),
+        'exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -rn "$@"',
+    ])  # fmt: skip
+    python = f"/mnt/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "-m", "sh", "-ec", script, "sh", python, "-c", UNPRIVILEGED, cwd="/",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={"PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/site", "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert out.split(b"\n")[0] == b"b'unprivileged' ['0', '65534', '1']", out.decode()
