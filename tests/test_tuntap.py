@@ -749,8 +749,12 @@ async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() ->
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not here")
     # The interpreter and the library may be where only their owner can go: they get another place.
-    library, site = Path(fdtransport.__file__).parent.parent, Path(typing_extensions.__file__).parent
-    places = {"python": Path(sys.base_prefix), "library": library, "tests": Path(__file__).parent, "site": site}
+    places = {
+        "python": Path(sys.base_prefix),
+        "library": Path(fdtransport.__file__).parent.parent,
+        "tests": Path(__file__).parent,
+        "site": Path(typing_extensions.__file__).parent,
+    }
     script = "\n".join([
         "mount -t tmpfs none /mnt; mknod -m 666 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun",
         *(f"mkdir /mnt/{name}; mount --bind '{path}' /mnt/{name}" for name, path in places.items()),
@@ -760,7 +764,11 @@ async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() ->
     process = await asyncio.create_subprocess_exec(
         "unshare", "-m", "sh", "-ec", script, "sh", python, "-c", UNPRIVILEGED, cwd="/",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env={"PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/site", "PATH": os.environ["PATH"]},
+        env={
+            "PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/site",
+            "LD_LIBRARY_PATH": "/mnt/python/lib",
+            "PATH": os.environ["PATH"],
+        },
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert out.split(b"\n")[0] == b"b'unprivileged' ['0', '65534', '1']", out.decode()
