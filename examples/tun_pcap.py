@@ -1,0 +1,113 @@
+"""Writes down what is sent to a network, in a file that Wireshark and tshark open.
+
+    python -m examples.tun_pcap --address 10.9.0.1/24 --write dump.pcap
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from fdtransport import connect_tuntap
+
+from . import between, run_command
+from .selftest import Namespace, run_selftest
+
+#: LINKTYPE_RAW and LINKTYPE_ETHERNET of https://www.tcpdump.org/linktypes.html.
+LINKS = {"tun": 101, "tap": 1}
+MAGIC, LONGEST = 0xA1B23C4D, 1 << 18  # with nanoseconds
+
+
+class Recorder(asyncio.DatagramProtocol):
+    """One write to the file for all packets of a wake-up."""
+
+    def __init__(self, file: IO[bytes], mode: str, wanted: int | None) -> None:
+        self.file = file
+        self.written = 0
+        self.wanted = wanted
+        self.done = asyncio.Event()
+        file.write(struct.pack("=IHHiIII", MAGIC, 2, 4, 0, 0, LONGEST, LINKS[mode]))
+
+    def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        if self.wanted is not None:
+            records = records[: self.wanted - self.written]
+        for packet, _ in records:
+            self.file.write(struct.pack("=IIII", seconds, nanoseconds, len(packet), len(packet)) + packet)
+        self.file.flush()
+        self.written += len(records)
+        if self.written == self.wanted:
+            self.done.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.done.set()
+
+
+async def run(path: Path, mode: Any, count: int | None, **options: Any) -> int:
+    with open(path, "wb") as file:
+        transport, recorder = await connect_tuntap(lambda: Recorder(file, mode, count), mode=mode, **options)
+        print(f"what is sent to {transport.name} is written to {path}", flush=True)
+        try:
+            await recorder.done.wait()
+        finally:
+            missed = transport.missed
+            await transport.aclose()
+            print(f"{recorder.written} packets, and {missed} that came too fast")
+    return recorder.written
+
+
+async def selftest() -> None:
+    with Namespace() as space, tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "dump.pcap"
+        options = {"netns": space, "addresses": "10.9.0.1/24", "link_local": False, "txqueuelen": 1000}
+        task = asyncio.ensure_future(run(path, "tun", 300, **options))
+        with space.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for number in range(300):
+                while True:
+                    try:
+                        sock.sendto(b"packet %d" % number, ("10.9.0.2", 9))
+                        break
+                    except OSError:  # the interface is not there yet
+                        await asyncio.sleep(0.001)
+        assert await asyncio.wait_for(task, 10) == 300
+        data = path.read_bytes()
+        keep = os.environ.get("TUN_PCAP_KEEP")
+        if keep:
+            Path(keep).write_bytes(data)
+        at = 24
+        for number in range(300):
+            size = struct.unpack_from("=I", data, at + 8)[0]
+            assert data[at + 16 : at + 16 + size].endswith(b"packet %d" % number)
+            at += 16 + size
+        assert at == len(data)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.tun_pcap", description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the file (default tun.pcap)", default="tun.pcap")
+    parser.add_argument("--name", help="of the interface")
+    parser.add_argument("--mode", choices=("tun", "tap"), default="tun", help="IP packets, or Ethernet frames")
+    parser.add_argument("--address", action="append", metavar="ADDRESS/PREFIX", help="10.9.0.1/24 by default")
+    parser.add_argument("--count", type=between(int, 1, 10**9), metavar="N", help="end after so many packets")
+    parser.add_argument("--selftest", action="store_true", help="in a network namespace of its own")
+    args = parser.parse_args()
+    if args.selftest:
+        return run_command(run_selftest(selftest))
+    addresses = args.address or ["10.9.0.1/24"]
+
+    async def record() -> None:
+        await run(args.write, args.mode, args.count, name=args.name, addresses=addresses)
+
+    return run_command(record())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
