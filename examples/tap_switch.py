@@ -114,8 +114,10 @@ async def selftest() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.tap_switch", description=__doc__.splitlines()[0])
-    parser.add_argument("--ports", type=between(int, 2, 256), default=2, metavar="N", help="how many (default 2)")
+    text = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m examples.tap_switch", description=text)
+    ports = between(int, 2, 256)
+    parser.add_argument("--ports", type=ports, default=2, metavar="N", help="how many (default 2)")
     parser.add_argument(
         "--netns", action="append", default=[], help="a network namespace for a port; may be repeated"
     )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import socket
 import struct
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,24 +51,22 @@ class Recorder(asyncio.DatagramProtocol):
         self.done.set()
 
 
-async def run(path: Path, mode: Any, count: int | None, **options: Any) -> int:
-    with open(path, "wb") as file:
-        transport, recorder = await connect_tuntap(lambda: Recorder(file, mode, count), mode=mode, **options)
-        print(f"what is sent to {transport.name} is written to {path}", flush=True)
-        try:
-            await recorder.done.wait()
-        finally:
-            missed = transport.missed
-            await transport.aclose()
-            print(f"{recorder.written} packets, and {missed} that came too fast")
+async def run(file: IO[bytes], mode: Any, count: int | None, **options: Any) -> int:
+    transport, recorder = await connect_tuntap(lambda: Recorder(file, mode, count), mode=mode, **options)
+    print(f"what is sent to {transport.name} is written down", flush=True)
+    try:
+        await recorder.done.wait()
+    finally:
+        missed = transport.missed
+        await transport.aclose()
+        print(f"{recorder.written} packets, and {missed} that came too fast")
     return recorder.written
 
 
 async def selftest() -> None:
-    with Namespace() as space, tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "dump.pcap"
+    with Namespace() as space, tempfile.TemporaryFile() as file:
         options = {"netns": space, "addresses": "10.9.0.1/24", "link_local": False, "txqueuelen": 1000}
-        task = asyncio.ensure_future(run(path, "tun", 300, **options))
+        task = asyncio.ensure_future(run(file, "tun", 300, **options))
         with space.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for number in range(300):
                 while True:
@@ -78,11 +76,8 @@ async def selftest() -> None:
                     except OSError:  # the interface is not there yet
                         await asyncio.sleep(0.001)
         assert await asyncio.wait_for(task, 10) == 300
-        data = path.read_bytes()
-        keep = os.environ.get("TUN_PCAP_KEEP")
-        if keep:
-            Path(keep).write_bytes(data)
-        at = 24
+        file.seek(0)
+        data, at = file.read(), 24
         for number in range(300):
             size = struct.unpack_from("=I", data, at + 8)[0]
             assert data[at + 16 : at + 16 + size].endswith(b"packet %d" % number)
@@ -92,9 +87,9 @@ async def selftest() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.tun_pcap", description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, metavar="FILE", help="the file (default tun.pcap)", default="tun.pcap")
+    parser.add_argument("--write", type=Path, metavar="FILE", default="tun.pcap", help="default tun.pcap")
     parser.add_argument("--name", help="of the interface")
-    parser.add_argument("--mode", choices=("tun", "tap"), default="tun", help="IP packets, or Ethernet frames")
+    parser.add_argument("--mode", choices=("tun", "tap"), default="tun", help="packets, or frames")
     parser.add_argument("--address", action="append", metavar="ADDRESS/PREFIX", help="10.9.0.1/24 by default")
     parser.add_argument("--count", type=between(int, 1, 10**9), metavar="N", help="end after so many packets")
     parser.add_argument("--selftest", action="store_true", help="in a network namespace of its own")
@@ -103,10 +98,13 @@ def main() -> int:
         return run_command(run_selftest(selftest))
     addresses = args.address or ["10.9.0.1/24"]
 
-    async def record() -> None:
-        await run(args.write, args.mode, args.count, name=args.name, addresses=addresses)
+    with open(args.write, "wb") as file:
+        recording = run(file, args.mode, args.count, name=args.name, addresses=addresses)
+        return run_command(_quietly(recording))
 
-    return run_command(record())
+
+async def _quietly(recording: Coroutine[Any, Any, int]) -> None:
+    await recording
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ async def selftest() -> None:
         for family, kind, to in ((socket.AF_INET, ICMP, "10.9.0.77"), (socket.AF_INET6, ICMP6, "fd09::77")):
             with space.socket(family, socket.SOCK_RAW, kind) as sock:
                 for number in range(100):
-                    echo = struct.pack("!BBHHH", ECHO if kind == ICMP else ECHO6, 0, 0, 7, number) + b"ping" * 9
+                    first = ECHO if kind == ICMP else ECHO6
+                    echo = struct.pack("!BBHHH", first, 0, 0, 7, number) + b"ping" * 9
                     if kind == ICMP:  # of IPv6 the kernel sees to it
                         echo = echo[:2] + checksum(echo) + echo[4:]
                     sock.sendto(echo, (to, 0))

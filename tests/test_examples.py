@@ -20,7 +20,14 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
 #: What debug mode says of a callback that took long: on a busy machine, that is not the program's fault.
 SLOW = re.compile(rb"^Executing <.*> took [0-9.]+ seconds\n", re.MULTILINE)
-QUICK = {"tour": ["--size", "1"]}
+QUICK = {
+    "tour": ["--size", "1"],
+    "serial_ip": ["--selftest", "--size", "0.05"],
+    "tap_switch": ["--selftest"],
+    "tun_pcap": ["--selftest"],
+    "tun_ping": ["--selftest"],
+    "vpn": ["--selftest", "--size", "1"],
+}
 
 
 def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:

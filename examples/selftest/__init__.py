@@ -61,7 +61,7 @@ class Namespace:
         return self._fd
 
     def inside(self, function: Callable[[], T]) -> T:
-        """What *function* returns when it is called in here: a socket stays in the namespace it was made in."""
+        """What *function* returns, called in here. A socket stays in the namespace that it was made in."""
 
         def run() -> T:
             _libc("setns", self._fd, CLONE_NEWNET)
