@@ -76,6 +76,10 @@ class Line(asyncio.Protocol):
                 self.interface.transport.sendto(unframed(frame))
         self.rest = self.rest[: 4 * MTU]  # noise without an end is no packet
 
+    async def end(self) -> None:
+        self.transport.abort()
+        await self.interface.transport.aclose()
+
     def pause_writing(self) -> None:
         self.interface.transport.pause_reading()
 
@@ -103,43 +107,52 @@ def open_port(path: str, speed: int) -> int:
 async def join(addresses: list[str], port: str | None, link: str | None, speed: int, **options: Any) -> Line:
     """A TUN interface and a line: a port that is there, or a virtual one."""
     _, interface = await connect_tuntap(Interface, addresses=addresses, mtu=MTU, link_local=False, **options)
-    if port is None:
-        transport, line = await connect_pty(lambda: Line(interface), link=link)
-        print(f"{interface.transport.name} is on {transport.get_extra_info('slave_name')}", flush=True)
-    else:
-        _, line = await connect_fd(lambda: Line(interface), open_port(port, speed))
-        print(f"{interface.transport.name} is on {port}", flush=True)
+    try:
+        if port is None:
+            _, line = await connect_pty(lambda: Line(interface), link=link)
+        else:
+            _, line = await connect_fd(lambda: Line(interface), open_port(port, speed))
+    except BaseException:
+        interface.transport.abort()
+        raise
     return line
 
 
 async def run(args: argparse.Namespace) -> None:
     line = await join(args.address or ["10.9.0.1/24"], args.port, args.link, args.speed)
     try:
+        port = args.port or line.transport.get_extra_info("slave_name")
+        print(f"{line.interface.transport.name} is on {port}", flush=True)
         await line.lost.wait()
     finally:
-        line.transport.abort()
-        await line.interface.transport.aclose()
+        await line.end()
 
 
 async def selftest(megabytes: float) -> None:
     """A virtual port and whoever opens it, each with an interface in a namespace of its own."""
+    lines: list[Line] = []
     with Namespace() as here, Namespace() as there:
-        device = await join(["10.9.0.1/24"], None, None, 115200, netns=here)
-        name = device.transport.get_extra_info("slave_name")
-        user = await join(["10.9.0.2/24"], name, None, 115200, netns=there)
-        kind = socket.AF_INET, socket.SOCK_DGRAM
-        with here.socket(*kind) as one, there.socket(*kind) as other:
-            other.bind(("10.9.0.2", 5000))
-            hardest = bytes(range(256)) + 100 * (END + ESC)
-            one.sendto(hardest, ("10.9.0.2", 5000))
-            got = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(other, 1000), 5)
-            assert got == hardest
-        rate = await transfer(there, here, "10.9.0.1", megabytes)
-        print(f"{megabytes:g} MB by TCP over the line, checksums equal, {1000 * rate:.1f} Mbit/s")
-        for line in (user, device):
-            assert line.interface.refused == 0
-            line.transport.abort()
-            await line.interface.transport.aclose()
+        try:
+            lines.append(await join(["10.9.0.1/24"], None, None, 115200, netns=here))
+            port = lines[0].transport.get_extra_info("slave_name")
+            lines.append(await join(["10.9.0.2/24"], port, None, 115200, netns=there))
+            await send_the_hardest(here, there)
+            rate = await transfer(there, here, "10.9.0.1", megabytes)
+            print(f"{megabytes:g} MB by TCP over the line, checksums equal, {1000 * rate:.1f} Mbit/s")
+            assert not any(line.interface.refused for line in lines)
+        finally:
+            for line in lines:
+                await line.end()
+
+
+async def send_the_hardest(here: Namespace, there: Namespace) -> None:
+    """A datagram full of what has a meaning in the frames."""
+    kind = socket.AF_INET, socket.SOCK_DGRAM
+    with here.socket(*kind) as one, there.socket(*kind) as other:
+        other.bind(("10.9.0.2", 5000))
+        hardest = bytes(range(256)) + 100 * (END + ESC)
+        one.sendto(hardest, ("10.9.0.2", 5000))
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(other, 1000), 5) == hardest
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import socket
 import sys
@@ -42,6 +43,10 @@ class Switch:
         for other in self.ports:
             if other is not port:
                 other.transport.sendto(frame)
+
+    async def end(self) -> None:
+        for port in list(self.ports):
+            await port.transport.aclose()
 
     def unplugged(self, port: Port) -> None:
         self.ports.remove(port)
@@ -79,20 +84,34 @@ async def plug(switch: Switch, number: int, **options: Any) -> Port:
 
 async def run(count: int, spaces: list[str]) -> None:
     switch = Switch()
-    for number in range(max(count, len(spaces))):
-        await plug(switch, number, netns=spaces[number] if number < len(spaces) else None)
-    print("Ctrl-C ends it")
-    await asyncio.Event().wait()
+    try:
+        for number in range(max(count, len(spaces))):
+            await plug(switch, number, netns=spaces[number] if number < len(spaces) else None)
+        print("Ctrl-C ends it", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        await switch.end()
 
 
 async def selftest() -> None:
     """Every card sends to every other one, and once they are known nothing is flooded."""
-    switch, spaces = Switch(), [Namespace() for _ in range(4)]
+    switch = Switch()
+    with contextlib.ExitStack() as stack:
+        spaces = [stack.enter_context(Namespace()) for _ in range(4)]
+        try:
+            for number, space in enumerate(spaces):
+                options: dict[str, Any] = {"addresses": f"10.9.0.{number + 1}/24", "link_local": False}
+                await plug(switch, number, netns=space, **options)
+            kind = socket.AF_INET, socket.SOCK_DGRAM
+            await talk(switch, [stack.enter_context(space.socket(*kind)) for space in spaces])
+            assert len(switch.known) == 4
+        finally:
+            await switch.end()
+    assert not switch.known
+
+
+async def talk(switch: Switch, socks: list[socket.socket]) -> None:
     loop = asyncio.get_running_loop()
-    for number, space in enumerate(spaces):
-        options: dict[str, Any] = {"addresses": f"10.9.0.{number + 1}/24", "link_local": False}
-        await plug(switch, number, netns=space, **options)
-    socks = [space.socket(socket.AF_INET, socket.SOCK_DGRAM) for space in spaces]
     for number, sock in enumerate(socks):
         sock.bind((f"10.9.0.{number + 1}", 5000))
     for round_number in range(2):
@@ -103,14 +122,6 @@ async def selftest() -> None:
         print(f"12 datagrams arrived, {switch.flooded - before} frames went to every port")
         if round_number:
             assert switch.flooded == before, "a card was forgotten"
-    assert len(switch.known) == 4
-    for sock in socks:
-        sock.close()
-    for port in list(switch.ports):
-        await port.transport.aclose()
-    assert not switch.known
-    for space in spaces:
-        space.close()
 
 
 def main() -> int:

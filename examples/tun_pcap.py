@@ -53,13 +53,13 @@ class Recorder(asyncio.DatagramProtocol):
 
 async def run(file: IO[bytes], mode: Any, count: int | None, **options: Any) -> int:
     transport, recorder = await connect_tuntap(lambda: Recorder(file, mode, count), mode=mode, **options)
-    print(f"what is sent to {transport.name} is written down", flush=True)
     try:
+        print(f"what is sent to {transport.name} is written down", flush=True)
         await recorder.done.wait()
     finally:
         missed = transport.missed
         await transport.aclose()
-        print(f"{recorder.written} packets, and {missed} that came too fast")
+    print(f"{recorder.written} packets, and {missed} that came too fast")
     return recorder.written
 
 

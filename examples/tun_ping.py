@@ -15,7 +15,7 @@ from typing import Any
 
 from fdtransport import TunTapTransport, connect_tuntap
 
-from . import run_command
+from . import between, run_command
 from .selftest import Namespace, run_selftest
 
 ICMP, ICMP6 = 1, 58
@@ -51,8 +51,8 @@ def answer(packet: bytes) -> bytes | None:
 class Pinged(asyncio.DatagramProtocol):
     """A protocol as for UDP: a packet comes, and one goes back."""
 
-    def __init__(self) -> None:
-        self.answered = 0
+    def __init__(self, wanted: int | None = None) -> None:
+        self.answered, self.wanted = 0, wanted
 
     def connection_made(self, transport: Any) -> None:
         self.transport: TunTapTransport = transport
@@ -62,16 +62,18 @@ class Pinged(asyncio.DatagramProtocol):
         if reply is not None:
             self.transport.sendto(reply, addr)
             self.answered += 1
+            if self.answered == self.wanted:
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
             print(exc, file=sys.stderr)
 
 
-async def run(name: str | None, addresses: list[str]) -> None:
-    transport, protocol = await connect_tuntap(Pinged, name, addresses=addresses)
-    print(f"{transport.name} leads to {', '.join(addresses)}; Ctrl-C ends it")
+async def run(name: str | None, addresses: list[str], count: int | None) -> None:
+    transport, protocol = await connect_tuntap(lambda: Pinged(count), name, addresses=addresses)
     try:
+        print(f"{transport.name} leads to {', '.join(addresses)}; Ctrl-C ends it", flush=True)
         await transport.wait_hangup()
     finally:
         await transport.aclose()
@@ -83,24 +85,30 @@ async def selftest() -> None:
         transport, protocol = await connect_tuntap(
             Pinged, netns=space, addresses=["10.9.0.1/24", "fd09::1/64"], link_local=False
         )
-        loop = asyncio.get_running_loop()
-        for family, kind, to in ((socket.AF_INET, ICMP, "10.9.0.77"), (socket.AF_INET6, ICMP6, "fd09::77")):
-            with space.socket(family, socket.SOCK_RAW, kind) as sock:
-                for number in range(100):
-                    first = ECHO if kind == ICMP else ECHO6
-                    echo = struct.pack("!BBHHH", first, 0, 0, 7, number) + b"ping" * 9
-                    if kind == ICMP:  # of IPv6 the kernel sees to it
-                        echo = echo[:2] + checksum(echo) + echo[4:]
-                    sock.sendto(echo, (to, 0))
-                    while True:  # a raw socket is told of the requests of others, too
-                        reply = await asyncio.wait_for(loop.sock_recv(sock, 2000), 5)
-                        reply = reply[20:] if kind == ICMP else reply
-                        if reply[0] in (REPLY, REPLY6):
-                            break
-                    assert reply[4:] == echo[4:], reply
-            print(f"100 pings of {to} answered")
-        assert protocol.answered == transport.sent == 200
-        await transport.aclose()
+        try:
+            await ping(space)
+            assert protocol.answered == transport.sent == 200
+        finally:
+            await transport.aclose()
+
+
+async def ping(space: Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    for family, kind, to in ((socket.AF_INET, ICMP, "10.9.0.77"), (socket.AF_INET6, ICMP6, "fd09::77")):
+        with space.socket(family, socket.SOCK_RAW, kind) as sock:
+            for number in range(100):
+                first = ECHO if kind == ICMP else ECHO6
+                echo = struct.pack("!BBHHH", first, 0, 0, 7, number) + b"ping" * 9
+                if kind == ICMP:  # of IPv6 the kernel sees to it
+                    echo = echo[:2] + checksum(echo) + echo[4:]
+                sock.sendto(echo, (to, 0))
+                while True:  # a raw socket is told of the requests of others, too
+                    reply = await asyncio.wait_for(loop.sock_recv(sock, 2000), 5)
+                    reply = reply[20:] if kind == ICMP else reply
+                    if reply[0] in (REPLY, REPLY6):
+                        break
+                assert reply[4:] == echo[4:], reply
+        print(f"100 pings of {to} answered")
 
 
 def main() -> int:
@@ -108,10 +116,11 @@ def main() -> int:
     parser.add_argument("--name", help="of the interface (default: tun0, or the next that is free)")
     parser.add_argument("--address", action="append", metavar="ADDRESS/PREFIX", help="10.9.0.1/24 by default")
     parser.add_argument("--selftest", action="store_true", help="in a network namespace of its own")
+    parser.add_argument("--count", type=between(int, 1, 10**9), metavar="N", help="end after so many pings")
     args = parser.parse_args()
     if args.selftest:
         return run_command(run_selftest(selftest))
-    return run_command(run(args.name, args.address or ["10.9.0.1/24"]))
+    return run_command(run(args.name, args.address or ["10.9.0.1/24"], args.count))
 
 
 if __name__ == "__main__":

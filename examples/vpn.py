@@ -81,7 +81,11 @@ class Tunnel(asyncio.DatagramProtocol):
     def set_mtu(self, mtu: int) -> None:
         if self.transport.get_extra_info("mtu") != mtu:
             self.transport.link.set(mtu=mtu)
-            print(f"{self.transport.name}: packets of up to {mtu} bytes", flush=True)
+
+    async def end(self) -> None:
+        if self.wire is not None:
+            self.wire.transport.abort()
+        await self.transport.aclose()
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -209,7 +213,6 @@ async def open_tunnel(options: argparse.Namespace, netns: Any = None) -> Tunnel:
         Tunnel, options.name, addresses=options.address, mtu=mtu, netns=netns or options.netns,
         routes=options.route, txqueuelen=1000,
     )  # fmt: skip
-    print(f"{tunnel.transport.name} is {', '.join(options.address)}", flush=True)
     return tunnel
 
 
@@ -246,7 +249,6 @@ async def keep_connected(tunnel: Tunnel, options: argparse.Namespace) -> None:
         except OSError as exc:
             print(f"{host}:{port}: {exc}", file=sys.stderr)
         else:
-            print(f"connected to {host}:{port}", flush=True)
             try:
                 await stream.lost.wait()
             finally:
@@ -257,16 +259,26 @@ async def keep_connected(tunnel: Tunnel, options: argparse.Namespace) -> None:
 async def run(options: argparse.Namespace) -> None:
     tunnel = await open_tunnel(options)
     try:
+        print(f"{tunnel.transport.name} is {', '.join(options.address)}", flush=True)
         if options.listen:
             await listen(tunnel, options)
             await tunnel.transport.wait_hangup()
         else:
             await keep_connected(tunnel, options)
     finally:
-        await tunnel.transport.aclose()
+        await tunnel.end()
 
 
 # -- the test ----------------------------------------------------------------------------------------
+
+
+class Ends(contextlib.AsyncExitStack):
+    """What a test opens, closed in the reverse order."""
+
+    async def open(self, options: argparse.Namespace, netns: Namespace) -> Tunnel:
+        tunnel = await open_tunnel(options, netns)
+        self.push_async_callback(tunnel.end)
+        return tunnel
 
 
 async def through(kind: str, megabytes: float, certificate: tuple[Path, Path] | None) -> None:
@@ -274,35 +286,31 @@ async def through(kind: str, megabytes: float, certificate: tuple[Path, Path] | 
     tls: list[str] = [] if kind == "udp" else [f"--{kind}"]
     serves = [*tls, *(["--cert", str(certificate[0]), "--key", str(certificate[1])] if certificate else [])]
     trusts = [*tls, *(["--ca", str(certificate[0])] if certificate else [])]
-    with Namespace() as here, Namespace() as there:
-        near_options = parse(["--listen", "127.0.0.1:0", "--address", "10.9.0.1/24", *serves])
-        near = await open_tunnel(near_options, here)
-        server = await listen(near, near_options)
+    async with Ends() as ends:
+        here, there = (ends.enter_context(Namespace()) for _ in range(2))
+        options = parse(["--listen", "localhost:0", "--address", "10.9.0.1/24", *serves])
+        near = await ends.open(options, here)
+        server = await listen(near, options)
+        ends.callback(server.close)
         sock = server.get_extra_info("socket") if kind == "udp" else server.sockets[0]
-        port = sock.getsockname()[1]
-        far_options = parse(["--connect", f"localhost:{port}", "--address", "10.9.0.2/24", *trusts])
-        far_options.connect = ("127.0.0.1" if kind != "tls" else "localhost", port)
-        far = await open_tunnel(far_options, there)
-        connected = asyncio.ensure_future(keep_connected(far, far_options))
-        try:
-            async with asyncio.timeout(20):
-                await asyncio.gather(near.there.wait(), far.there.wait())
-            rate = await transfer(there, here, "10.9.0.1", megabytes)
-            told = f"{megabytes:g} MB through the tunnel, checksums equal, {rate:.2f} Gbit/s"
-            print(f"{kind}: {told}", flush=True)
-            mtus = [end.transport.get_extra_info("mtu") for end in (near, far)]
-            assert mtus[0] == mtus[1], f"the MTUs differ: {mtus}"
-        finally:
-            connected.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await connected
-            for end in (near, far):
-                if end.wire is not None:
-                    end.wire.transport.abort()
-            server.close()
-            await near.transport.aclose()
-            await far.transport.aclose()
-            await asyncio.sleep(0.01)
+        address = f"localhost:{sock.getsockname()[1]}"
+        options = parse(["--connect", address, "--address", "10.9.0.2/24", *trusts])
+        far = await ends.open(options, there)
+        connected = asyncio.ensure_future(keep_connected(far, options))
+        ends.push_async_callback(stopped, connected)
+        async with asyncio.timeout(20):
+            await asyncio.gather(near.there.wait(), far.there.wait())
+        rate = await transfer(there, here, "10.9.0.1", megabytes)
+        mtus = {end.transport.get_extra_info("mtu") for end in (near, far)}
+        assert len(mtus) == 1, f"the MTUs differ: {mtus}"
+        told = f"{megabytes:g} MB through the tunnel, checksums equal, {rate:.2f} Gbit/s"
+        print(f"{kind}: {told}, MTU {mtus.pop()}", flush=True)
+
+
+async def stopped(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def selftest(megabytes: float) -> None:

@@ -136,8 +136,13 @@ OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
     "pump": "--pieces",
+    "serial_ip": "--size",
+    "tap_switch": "--ports",
     "timer": "--interval",
     "tour": "--size",
+    "tun_pcap": "--count",
+    "tun_ping": "--count",
+    "vpn": "--size",
 }
 
 
@@ -177,6 +182,9 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
         "pump": ["--pieces=100000000"],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
+        "serial_ip": ["--selftest", "--size=1000"],
+        "vpn": ["--selftest", "--size=1000"],
+        **{name: ["--selftest"] for name in ("tap_switch", "tun_pcap", "tun_ping")},
     }
     command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
     result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
