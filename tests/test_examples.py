@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fdtransport.__main__ import _endpoints, _parser
+from fdtransport.testing.observe import until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
@@ -135,6 +137,7 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
 OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
+    "kernel_events": "--seconds",
     "pump": "--pieces",
     "serial_ip": "--size",
     "tap_switch": "--ports",
@@ -179,6 +182,7 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
     much = {
         "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
+        "kernel_events": ["--seconds=1000000"],
         "pump": ["--pieces=100000000"],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
@@ -217,3 +221,68 @@ def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=50)
     assert (child.returncode, SLOW.sub(b"", errors)) == (130, b"")
+
+
+# -- descriptors that tell of events --------------------------------------------------------------------
+
+
+async def test_signals_come_as_records_and_two_kinds_in_one_read() -> None:
+    from examples.kernel_events import Caught, connect_signals
+
+    kinds = [signal.SIGUSR1, signal.SIGUSR2]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
+    try:
+        caught: list[Caught] = []
+        for number in kinds:
+            os.kill(os.getpid(), number)
+        transport = await connect_signals(kinds, caught.append)
+        await until(lambda: len(caught) == 2, "both came")
+        assert [(one.number, one.pid) for one in caught] == [(number, os.getpid()) for number in kinds]
+        await transport.aclose()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def test_the_end_of_a_process_is_told_once_and_nothing_spins() -> None:
+    from examples.kernel_events import wait_for_process
+
+    child = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+    waiting = asyncio.ensure_future(wait_for_process(child.pid))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert child.stdin is not None
+    child.stdin.close()
+    await asyncio.wait_for(waiting, 10)
+    await child.wait()
+    with pytest.raises(ProcessLookupError):
+        await wait_for_process(child.pid)
+
+
+async def test_records_of_the_kernels_log_are_whole() -> None:
+    from examples.kernel_events import open_kernel_log
+
+    try:
+        log = await open_kernel_log(from_now=False)
+    except OSError as exc:
+        pytest.skip(f"the kernel's log may not be read: {exc}")
+    async with log:
+        for number in range(20):
+            record = await asyncio.wait_for(log.recv(), 10)
+            assert re.match(rb"[0-9]+,[0-9]+,[0-9]+,[^;]*;", record), (number, record)
+
+
+async def test_pressure_is_told_as_it_comes() -> None:
+    from examples.kernel_events import pressure
+
+    stalls: list[float] = []
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(pressure("cpu", 0.001, 2, lambda: stalls.append(loop.time())))
+        except OSError as exc:
+            pytest.skip(f"no triggers of pressure here: {exc}")
+        for _ in range(2 * (os.cpu_count() or 1) + 1):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+        await until(lambda: stalls, "tasks had to wait", 15)
