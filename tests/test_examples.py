@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -234,7 +235,7 @@ async def test_signals_come_as_records_and_two_kinds_in_one_read() -> None:
     try:
         caught: list[Caught] = []
         for number in kinds:
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)  # other threads have not blocked it
         transport = await connect_signals(kinds, caught.append)
         await until(lambda: len(caught) == 2, "both came")
         assert [(one.number, one.pid) for one in caught] == [(number, os.getpid()) for number in kinds]
@@ -282,7 +283,7 @@ async def test_pressure_is_told_as_it_comes() -> None:
         except OSError as exc:
             pytest.skip(f"no triggers of pressure here: {exc}")
         for _ in range(2 * (os.cpu_count() or 1) + 1):
-            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # noqa: ASYNC220
             stack.callback(busy.wait)
             stack.callback(busy.kill)
         await until(lambda: stalls, "tasks had to wait", 15)
