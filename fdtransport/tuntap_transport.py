@@ -16,6 +16,7 @@ from ._core import tun_device as device_calls
 from ._core.handle import Handle
 from ._core.lifecycle import Event
 from ._core.packet import RECORD_BYTES, RECORDS, PacketTransport
+from ._core.root import NO_QUEUE
 from ._core.segmentation import HEADER_SIZE, NO_HEADER, segments
 from ._core.stream import BytesLike
 from ._core.tun_device import EBADFD, Device
@@ -79,8 +80,24 @@ class TunTapTransport(PacketTransport):
     """
 
     __slots__ = (
-        "_address", "_addresses", "_device", "_largest", "_least", "_link", "_missed_before", "_offloads",
-        "_segments", "_vnet_hdr", "_watcher", "received", "received_bytes", "refused", "sent", "sent_bytes",
+        "_address",
+        "_addresses",
+        "_as_it_is",
+        "_device",
+        "_largest",
+        "_least",
+        "_link",
+        "_missed_before",
+        "_offloads",
+        "_segments",
+        "_vnet_hdr",
+        "_watcher",
+        "_with_pi",
+        "received",
+        "received_bytes",
+        "refused",
+        "sent",
+        "sent_bytes",
     )  # fmt: skip
 
     _WRITE_ERRORS = _WRITE_ERRORS
@@ -109,6 +126,8 @@ class TunTapTransport(PacketTransport):
         self._address: Any = TunTapAddress("", queue)
         self._addresses: dict[bytes, TunTapAddress] = {}
         self._vnet_hdr = vnet_hdr
+        self._with_pi = False
+        self._as_it_is = False  # whether a record is what a program is given, and gives
         self._offloads = offloads
         self._segments: deque[bytes] = deque()
         self._least = self._largest = 0
@@ -180,10 +199,6 @@ class TunTapTransport(PacketTransport):
             return self._link.addresses()
         return getattr(self._link.state(), name) if name in ("mtu", "hwaddr", "txqueuelen") else None
 
-    @property
-    def _with_pi(self) -> bool:
-        return not self._device.flags & device_calls.NO_PI
-
     # -- points of the core --------------------------------------------------------------------
 
     def _check_kind(self) -> None:
@@ -196,16 +211,18 @@ class TunTapTransport(PacketTransport):
             what = "has a header before each packet: vnet_hdr is 'raw' or 'split'"
             lacks = "has no header before a packet: vnet_hdr is None"
             raise ValueError(f"this descriptor {lacks if self._vnet_hdr else what}")
+        self._with_pi = not self._device.flags & device_calls.NO_PI
+        self._as_it_is = self._vnet_hdr != "split" and not self._with_pi
         self._address = TunTapAddress(self._device.name, self._address.queue)
         if not self._device.tap:
             self._least = IP_HEADER + (HEADER_SIZE if self._vnet_hdr == "raw" else 0)
         self._note_mtu(LARGEST)
 
     def _reader(self) -> Callable[[], object]:
+        batch = hasattr(self._protocol, "packets_received")
         if self._vnet_hdr == "split":
-            return self._read_split
-        whole = hasattr(self._protocol, "packets_received") and not self._with_pi
-        return self._read_batch if whole else self._read
+            return self._read_split_batch if batch else self._read_split
+        return self._read_batch if batch and self._as_it_is else self._read
 
     def _read_batch(self) -> None:
         """The same as ``_read``, for a protocol that takes a batch: without a call per packet."""
@@ -239,10 +256,30 @@ class TunTapTransport(PacketTransport):
         if self._segments and not self._paused and self._state.reads:
             self._loop.call_soon(self._read_on, context=self._context)
 
+    def _read_split_batch(self) -> None:
+        if self._paused:
+            self._readable_but_paused()
+            return
+        waiting, error = self._segments, None
+        read, fd, size, tap = self._sys.read, self._rfd, self._max_size, self._device.tap
+        try:
+            while len(waiting) < RECORDS:
+                waiting.extend(segments(read(fd, size), tap))
+        except OSError as exc:
+            error = exc
+        packets = [waiting.popleft() for _ in range(min(len(waiting), RECORDS))]
+        self.received += len(packets)
+        self.received_bytes += sum(map(len, packets))
+        self._deliver(list(zip(packets, repeat(self._address))))
+        if waiting:
+            self._loop.call_soon(self._read_on, context=self._context)
+        elif error is not None and self._state.reads:
+            self._read_failed(error)
+
     def _read_on(self) -> None:
         """What is left of a packet that was split is no reason for the kernel to call."""
         if self._segments and not self._paused and self._state.reads:
-            self._read_split()
+            self._reader()()
 
     def resume_reading(self) -> None:
         super().resume_reading()
@@ -289,28 +326,34 @@ class TunTapTransport(PacketTransport):
 
         :raises TypeError: *data* is not bytes-like. :raises ValueError: *addr* is of another interface.
         """
-        # The commonest case in one frame: that is most of what the library adds to the system call.
-        plain = type(data) is bytes and (addr is None or addr is self._address)
-        if plain and self._state.writes and not self._queue.size:
-            try:
-                self._send(data, None)
-            except OSError as exc:
-                self._not_sent(exc, data, None)
-                if self._queue.size > self._mark:
-                    self._check_flow()
-            return
+        # The commonest case in one frame, with nothing worked out anew: that halves what the library adds to
+        # the system call.
+        if type(data) is bytes and self._as_it_is and (addr is None or addr is self._address):
+            size = len(data)
+            fits = self._least <= size <= self._largest
+            if fits and self._state.writes and (self._queue is NO_QUEUE or not self._queue.size):
+                try:
+                    self._sys.write(self._wfd, data)
+                except OSError as exc:
+                    self._not_sent(exc, data, None)
+                    if self._queue.size > self._mark:
+                        self._check_flow()
+                else:
+                    self.sent += 1
+                    self.sent_bytes += size
+                return
         super().sendto(data, addr)
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         size = len(data)
         if not self._least <= size <= self._largest:
             self._check_size(data, size)
-        if self._vnet_hdr == "split":
-            self._sys.writev(self._wfd, [NO_HEADER, data])
+        if self._as_it_is:
+            self._sys.write(self._wfd, data)
         elif self._with_pi:
             self._sys.writev(self._wfd, [b"\0\0" + self._protocol_of(data, addr), data])
         else:
-            self._sys.write(self._wfd, data)
+            self._sys.writev(self._wfd, [NO_HEADER, data])
         self.sent += 1
         self.sent_bytes += size
 

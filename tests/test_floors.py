@@ -67,7 +67,9 @@ BUILDS_ON = {
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"},
     "tuntap": {"tuntap_transport"}, "unix": {"sockets"},
 }  # fmt: skip
-PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "struct", "typing"}
+PURELY = {
+    "__future__", "collections", "collections.abc", "dataclasses", "enum", "functools", "struct", "typing",
+}  # fmt: skip
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues", "_core.segmentation")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.
 KERNEL = {
