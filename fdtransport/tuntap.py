@@ -122,8 +122,6 @@ class _Settings:
             device_calls.set_owner(fd, self.owner)
         if self.group is not None:
             device_calls.set_group(fd, self.group)
-        if self.persist is not None:
-            device_calls.set_persist(fd, self.persist)
         changes: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("mtu", "txqueuelen", "hwaddr")
@@ -144,6 +142,8 @@ class _Settings:
             link.set(up=True)
         for route in self.routes:
             link.add_route(route)
+        if self.persist is not None:  # last: what could not be set up is not to stay
+            device_calls.set_persist(fd, self.persist)
 
 
 def _several(value: Any) -> Iterable[Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import typing_extensions
+from conftest import LOOPS
 from network import Namespace, ip_checksum, needs_tuntap, udp, udp_socket
 from relay_ends import Quiet
 
@@ -680,6 +681,26 @@ async def test_any_call_that_fails_leaves_nothing_behind(space: Namespace) -> No
     assert set(failures) == {errno.ENOMEM}
 
 
+@pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_run_that_returns_right_after_the_end_leaks_nothing(
+    space: Namespace, new_loop: Any, how: str
+) -> None:
+    class Watching(RecordingDatagramProtocol):
+        def link_changed(self, state: LinkState) -> None:
+            """So that there is a watch to be closed as well."""
+
+    async def run() -> None:
+        transport, _ = await connect_tuntap(Watching, netns=space, addresses=f"{HERE}/24")
+        transport.sendto(udp(b"on its way"))
+        getattr(transport, how)()
+
+    before = descriptors()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+    assert descriptors() == before
+
+
 # -- endpoints ----------------------------------------------------------------------------------------
 
 
@@ -729,8 +750,16 @@ from fdtransport import connect_tuntap
 from fdtransport.testing import RecordingDatagramProtocol
 
 async def main():
-    transport, protocol = await connect_tuntap(
-        RecordingDatagramProtocol, addresses=["10.9.0.1/24", "fd00::1/64"], mtu=1400, link_local=False)
+    if len(sys.argv) == 1:
+        name, options = None, {"addresses": ["10.9.0.1/24", "fd00::1/64"], "mtu": 1400, "link_local": False}
+    else:
+        name, options = sys.argv[1], {}
+        for wrong, more in ((name, {"addresses": "10.8.0.1/24"}), ("other", {})):
+            try:
+                await connect_tuntap(RecordingDatagramProtocol, wrong, **more)
+            except PermissionError as exc:
+                print(exc)
+    transport, protocol = await connect_tuntap(RecordingDatagramProtocol, name, **options)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("10.9.0.1", 5000))
         sock.settimeout(5)
@@ -742,10 +771,12 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to make a device node for everybody")
-async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() -> None:
-    """The node is 0666, as distributions have it; here, in a mount namespace of the test alone."""
-    for tool in ("unshare", "setpriv", "mknod"):
+async def run_unprivileged(before: str, *command: str) -> bytes:
+    """What a command of a user without privilege says, with a node that is 0666, as distributions have it.
+
+    All of it is in a mount namespace and a network namespace of its own. *before*: what root does there.
+    """
+    for tool in ("unshare", "setpriv", "mknod", "ip"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not here")
     # The interpreter and the library may be where only their owner can go: they get another place.
@@ -758,12 +789,14 @@ async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() ->
     script = "\n".join([
         "mount -t tmpfs none /mnt; mknod -m 666 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun",
         *(f"mkdir /mnt/{name}; mount --bind '{path}' /mnt/{name}" for name, path in places.items()),
-        'exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -rn "$@"',
+        before,
+        'exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"',
     ])  # fmt: skip
     python = f"/mnt/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     process = await asyncio.create_subprocess_exec(
-        "unshare", "-m", "sh", "-ec", script, "sh", python, "-c", UNPRIVILEGED, cwd="/",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        "unshare", "-m", "-n", "sh", "-ec", script, "sh",
+        *(python if part == "python" else part for part in command),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd="/",
         env={
             "PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/site",
             "LD_LIBRARY_PATH": "/mnt/python/lib",
@@ -771,4 +804,28 @@ async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() ->
         },
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 30)
+    return out
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to make a device node for everybody")
+
+
+@as_root
+async def test_a_user_without_privilege_runs_it_in_a_namespace_of_their_own() -> None:
+    out = await run_unprivileged("", "unshare", "-rn", "python", "-c", UNPRIVILEGED)
     assert out.split(b"\n")[0] == b"b'unprivileged' ['0', '65534', '1']", out.decode()
+
+
+@as_root
+async def test_a_user_without_privilege_uses_an_interface_that_was_made_for_them() -> None:
+    before = (
+        "ip tuntap add made mode tun user 65534; ip addr add 10.9.0.1/24 dev made; ip link set made up;"
+        " ip link set lo up"
+    )
+    out = await run_unprivileged(before, "python", "-c", UNPRIVILEGED, "made")
+    address, other, got = out.decode().splitlines()
+    assert "CAP_NET_ADMIN" in address
+    assert "10.8.0.1/24" in address
+    assert "CAP_NET_ADMIN" in other
+    assert "unshare -rn" in other
+    assert got.startswith("b'unprivileged' ['0', '0', "), out.decode()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from fdtransport.testing.observe import until
 
 pytestmark = needs_tuntap
 
+#: Seconds of iperf3.
+IPERF_SECONDS = os.environ.get("FDTRANSPORT_IPERF", "1")
 #: MiB of a transfer: FDTRANSPORT_TRANSFER=1024 for a gigabyte.
 TRANSFER = int(os.environ.get("FDTRANSPORT_TRANSFER", "8"))
 
@@ -172,3 +176,25 @@ async def test_with_raw_the_header_tells_what_is_left_to_do(spaces: tuple[Namesp
         transport.sendto(wrong)
     assert [getattr(error, "errno", 0) for error in protocol.errors] == [22, 22, 22]
     transport.abort()
+
+
+@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not here")
+@pytest.mark.parametrize("vnet_hdr", [None, "raw", "split"])
+@pytest.mark.timeout(60)
+async def test_iperf3_goes_through_and_no_checksum_is_wrong(
+    spaces: tuple[Namespace, Namespace], vnet_hdr: Any
+) -> None:
+    near, far = await joined(spaces, vnet_hdr=vnet_hdr)
+    serving = asyncio.ensure_future(
+        asyncio.to_thread(spaces[1].run, "iperf3", "-s", "-1", "-B", "10.9.0.2", timeout=30)
+    )
+    listens = ("sh", "-c", "until ss -Hltn | grep -q 5201; do sleep 0.01; done")
+    await asyncio.to_thread(spaces[1].run, *listens, timeout=10)
+    client = ("iperf3", "-c", "10.9.0.2", "-J", "-t", IPERF_SECONDS)
+    told = json.loads(await asyncio.to_thread(spaces[0].run, *client, timeout=40))
+    await serving
+    assert told["end"]["sum_received"]["bytes"] > 1_000_000
+    for space in spaces:
+        assert snmp(space, "Tcp:")["InCsumErrors"] == 0
+    near[0].abort()
+    far[0].abort()
