@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ._core import netlink, syscalls
-from ._core.namespaces import Namespace, in_namespace
+from ._core.namespaces import Namespace, OpenNamespace, in_namespace
 from ._core.netlink import Interface, LinkState, Message, Network, Request, Route
 from ._core.opening import open_transport
 from ._core.packet import PacketTransport
@@ -237,7 +237,7 @@ class Link:
             return function()
         namespace = int(syscalls.ioctl(self._sock.fileno(), _NAMESPACE_OF))
         try:
-            return in_namespace(_Number(namespace), function)
+            return in_namespace(OpenNamespace(namespace), function)
         finally:
             syscalls.close(namespace)
 
@@ -265,16 +265,6 @@ class Link:
                 answers.append(message)
             if not request.flags & (netlink.ACK | netlink.DUMP):
                 return answers
-
-
-class _Number:
-    """A descriptor number as something with ``fileno()``; an int alone would be a process."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
 
 
 def _hint(number: int) -> str:

@@ -23,7 +23,7 @@ from ._core.tun_device import EBADFD, Device
 from .errors import ErrnoTable, Meaning, meaning
 from .link import Link, LinkState
 
-__all__ = ["TunTapAddress", "TunTapTransport", "packet_size"]
+__all__ = ["TunTapAddress", "TunTapTransport"]
 
 #: Bytes of the largest packet: what the length field of IPv4 can tell (RFC 791).
 LARGEST = 65535
@@ -48,19 +48,6 @@ class TunTapAddress(NamedTuple):
     queue: int
     protocol: int | None = None
     """The protocol number of Ethernet (0x0800 for IPv4), with ``pi=True``; None otherwise."""
-
-
-def packet_size(data: BytesLike, *, tap: bool = False) -> int:
-    """The length that the header of an IP packet tells; 0 when it is none.
-
-    *tap*: *data* is an Ethernet frame.
-    """
-    at = 14 if tap else 0
-    if len(data) < at + 20:
-        return 0
-    if data[at] >> 4 == 4:
-        return at + int.from_bytes(data[at + 2 : at + 4], "big")
-    return at + 40 + int.from_bytes(data[at + 4 : at + 6], "big") if data[at] >> 4 == 6 else 0
 
 
 class TunTapTransport(PacketTransport):
@@ -364,13 +351,13 @@ class TunTapTransport(PacketTransport):
             return bytes(data[12:14])
         version = data[0] >> 4 if len(data) else 0
         if version not in (4, 6):
-            raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {_no_packet(data)}")
+            raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {self._no_packet(data)}")
         return _IPV4 if version == 4 else _IPV6
 
     def _check_size(self, data: BytesLike, size: int) -> None:
         """The kernel takes whatever it is given. Raise for what the interface would not carry."""
         if size < self._least:
-            raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {_no_packet(data)}")
+            raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {self._no_packet(data)}")
         if self._link is not None and self._vnet_hdr != "raw":
             self._note_mtu(self._link.state().mtu)  # it may have been changed
         if size > self._largest:
@@ -395,9 +382,23 @@ class TunTapTransport(PacketTransport):
         """The same error with what it means here."""
         what = {
             errno.EIO: f"the interface {self.name} is down",
-            errno.EINVAL: "an Ethernet frame has 14 bytes at least" if self._device.tap else _no_packet(data),
+            errno.EINVAL: self._no_packet(data),
         }.get(exc.errno or 0)
         return exc if what is None else OSError(exc.errno, f"{os.strerror(exc.errno or 0)}: {what}")
+
+    def _no_packet(self, data: BytesLike) -> str:
+        """Why the kernel does not take it."""
+        raw = self._vnet_hdr == "raw"
+        packet = data[HEADER_SIZE:] if raw else data
+        if not len(packet):
+            return "an empty packet"
+        if self._device.tap:
+            return "an Ethernet frame has 14 bytes at least"
+        if packet[0] >> 4 not in (4, 6):
+            return f"a packet of IP version {packet[0] >> 4}, which is not 4 or 6"
+        if len(packet) < IP_HEADER:
+            return f"a packet of {len(packet)} bytes, and its header alone has {IP_HEADER} or more"
+        return "the header before the packet does not fit it" if raw else "the packet is none"
 
     def _refused(self, exc: OSError) -> None:
         self.refused += 1
@@ -489,11 +490,3 @@ class TunTapTransport(PacketTransport):
         told = getattr(self._protocol, "link_changed", None)
         if told is not None:
             self._guard("protocol.link_changed() failed", told, state)
-
-
-def _no_packet(data: BytesLike) -> str:
-    if not len(data):
-        return "an empty packet"
-    if data[0] >> 4 not in (4, 6):
-        return f"a packet of IP version {data[0] >> 4}, which is not 4 or 6"
-    return f"a packet of {len(data)} bytes, and its header alone has {IP_HEADER} or more"

@@ -15,7 +15,7 @@ from fdtransport._core.opening import open_transport
 from fdtransport._core.segmentation import NO_HEADER
 from fdtransport._core.stream import as_buffer
 from fdtransport.testing import Features, MemoryTun, MemoryTunTransport, Promise, packet_promises
-from fdtransport.tuntap import _open, _Settings
+from fdtransport.tuntap_settings import Settings, open_interface
 
 #: The beginning of an IPv4 packet, and of an Ethernet frame: what makes one of a record of the kit.
 PACKET = b"\x45" + bytes(19)
@@ -75,7 +75,7 @@ class Maker:
     async def __call__(self, factory: Callable[[], Any]) -> tuple[Any, PacketFarEnd]:
         options, make, tap = KINDS[self.kind]
         given = {**options, "netns": self.space, "mtu": 16000, "txqueuelen": 2000, "link_local": False}
-        opened = _open(_Settings(None, 1, given))
+        opened = open_interface(Settings(None, 1, given))
         try:
             head = FRAME if tap else PACKET
             far = PacketFarEnd(packet_socket(self.space, opened.device.name), head, both=tap)

@@ -65,7 +65,7 @@ BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"},
-    "tuntap": {"tuntap_transport"}, "unix": {"sockets"},
+    "tuntap": {"tuntap_settings", "tuntap_transport"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {
     "__future__", "collections", "collections.abc", "dataclasses", "enum", "functools", "struct", "typing",

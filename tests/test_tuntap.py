@@ -26,6 +26,7 @@ import fdtransport
 from fdtransport import (
     CloseReason,
     DescriptorInUseError,
+    Link,
     LinkState,
     TunTapAddress,
     TunTapTransport,
@@ -739,6 +740,44 @@ async def test_packets_go_over_datagrams_as_they_are(space: Namespace) -> None:
         assert await asyncio.to_thread(sock.recv, 100) == b"as it is"
     far.close()
     await relaying
+
+
+async def test_two_commands_are_a_tunnel(space: Namespace, tmp_path: Path) -> None:
+    """``python -m fdtransport`` twice, and a connection between them, through which UDP goes."""
+    wire, commands = tmp_path / "wire", []
+    with Namespace() as there:
+        spaces = space, there
+        tuns = [f"tun:tun{n}?addr=10.9.0.{n}/24&netns=/proc/self/fd/{spaces[n - 1].fileno()}" for n in (1, 2)]
+        try:
+            for ends in ((f"unix+listen:{wire}", tuns[0]), (tuns[1], f"unix:{wire}")):
+                commands.append(
+                    await asyncio.create_subprocess_exec(
+                        sys.executable, "-m", "fdtransport", *ends,
+                        pass_fds=[one.fileno() for one in spaces],
+                        cwd=Path(fdtransport.__file__).parent.parent,
+                    )
+                )  # fmt: skip
+                await until(wire.exists, "the first one listens", 20)
+            up = {n: Link("lo", spaces[n - 1]) for n in (1, 2)}
+            await until(lambda: all(_is_up(up[n], f"tun{n}") for n in (1, 2)), "both are there", 20)
+            with udp_socket(space, "10.9.0.1") as here, udp_socket(there, "10.9.0.2") as other:
+                for source, sink, to in ((here, other, "10.9.0.2"), (other, here, "10.9.0.1")):
+                    source.sendto(b"through both", (to, 5000))
+                    assert await asyncio.to_thread(sink.recv, 100) == b"through both"
+            for link in up.values():
+                link.close()
+        finally:
+            for command in commands:
+                with contextlib.suppress(ProcessLookupError):  # the other one's end was its own
+                    command.terminate()
+                await command.wait()
+
+
+def _is_up(link: Link, name: str) -> bool:
+    try:
+        return link.find(name).up
+    except OSError:
+        return False
 
 
 # -- without privilege --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TypeVar
 from . import syscalls
 from .handle import HasFileno
 
-__all__ = ["Namespace", "in_namespace"]
+__all__ = ["Namespace", "OpenNamespace", "in_namespace"]
 
 #: A process whose namespace is meant, the path of one, the name of one (ip-netns(8)), or one that is open.
 Namespace = int | str | os.PathLike[str] | HasFileno
@@ -26,6 +26,16 @@ T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 #: Where ip-netns(8) keeps those that have a name.
 NAMED = "/run/netns"
+
+
+class OpenNamespace:
+    """A descriptor of a namespace; its number alone would be taken for a process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
 
 
 def in_namespace(namespace: Namespace | None, function: Callable[[], T]) -> T:

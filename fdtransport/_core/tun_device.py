@@ -28,6 +28,7 @@ __all__ = [
     "choose_offloads",
     "described_flags",
     "device_of",
+    "header_size",
     "namespace_of",
     "open_device",
     "set_carrier",
@@ -67,7 +68,7 @@ def _request(number: int, direction: int) -> int:
 _SETIFF, _SETPERSIST, _SETOWNER = (_request(n, _WRITES) for n in (202, 203, 204))
 _SETGROUP, _SETOFFLOAD, _SETSNDBUF = (_request(n, _WRITES) for n in (206, 208, 212))
 _SETVNETHDRSZ, _SETQUEUE, _SETCARRIER = (_request(n, _WRITES) for n in (216, 217, 226))
-_GETIFF, _GETSNDBUF = (_request(n, _READS) for n in (210, 211))
+_GETIFF, _GETSNDBUF, _GETVNETHDRSZ = (_request(n, _READS) for n in (210, 211, 215))
 _GETDEVNETNS = (0x20000000 if _SWAPPED else 0) | ord("T") << 8 | 227
 _IFREQ = struct.Struct("16sH22x")
 
@@ -150,6 +151,12 @@ def choose_offloads(fd: int) -> int:
 def set_header_size(fd: int, size: int) -> None:
     """Bytes of the header before each packet: ``struct virtio_net_hdr`` has 10."""
     syscalls.ioctl(fd, _SETVNETHDRSZ, array.array("i", [size]))
+
+
+def header_size(fd: int) -> int:
+    answer = array.array("i", [0])
+    syscalls.ioctl(fd, _GETVNETHDRSZ, answer)
+    return answer[0]
 
 
 def set_sndbuf(fd: int, size: int) -> None:
