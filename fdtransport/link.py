@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ._core import netlink, syscalls
 from ._core.namespaces import Namespace, OpenNamespace, in_namespace
-from ._core.netlink import Interface, LinkState, Message, Network, Request, Route
+from ._core.netlink import Address, Interface, LinkState, Message, Network, Request, Route
 from ._core.opening import open_transport
 from ._core.packet import PacketTransport
 
@@ -100,8 +100,16 @@ class Link:
 
     def addresses(self) -> list[Interface]:
         """Its IPv4 and IPv6 addresses with their prefixes, as ``ipaddress.ip_interface`` has them."""
+        return [address.interface for address in self._addresses()]
+
+    def is_settled(self) -> bool:
+        """Whether all of its addresses can be used. After an IPv6 address was added, or the interface was
+        switched on, the kernel takes a moment for it, or a second or two if it has to ask (*check*)."""
+        return not any(address.tentative for address in self._addresses())
+
+    def _addresses(self) -> list[Address]:
         found = map(netlink.read_address, self._ask(netlink.addresses_request()))
-        return [address for index, address in found if index == self.index]
+        return [address for address in found if address.ifindex == self.index]
 
     def routes(self) -> list[Route]:
         """The routes that go through it."""

@@ -36,6 +36,8 @@ __all__ = [
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
+#: Milliseconds at most that are waited for addresses.
+SETTLING = 1000
 #: What has to be known of a descriptor that is attached already.
 _OF_ADOPTED = {"vnet_hdr", "pi"}
 
@@ -110,6 +112,8 @@ async def _connect(
     protocol_factory: Callable[[], P], opened: Opened, vnet_hdr: str | None, queue: int = 0
 ) -> tuple[TunTapTransport, P]:
     try:
+        if opened.settles:
+            await _settled(opened.link)
         transport, protocol = await open_transport(
             TunTapTransport, protocol_factory, opened.fd, device=opened.device, link=opened.link, queue=queue,
             vnet_hdr=vnet_hdr, offloads=opened.offloads,
@@ -124,6 +128,14 @@ async def _connect(
             transport.abort()
             raise
     return transport, protocol
+
+
+async def _settled(link: Link) -> None:
+    """Wait for the moment that the kernel takes until IPv6 addresses can be used."""
+    for _ in range(SETTLING):
+        if link.is_settled():
+            return
+        await asyncio.sleep(0.001)
 
 
 async def _adopt(

@@ -159,6 +159,8 @@ class Opened(NamedTuple):
     device: Device
     link: Link
     offloads: int
+    settles: bool
+    """Whether it has addresses that take a moment."""
 
 
 def open_interface(settings: Settings) -> Opened:
@@ -173,7 +175,8 @@ def open_interface(settings: Settings) -> Opened:
         if link is not None:
             link.close()
         raise
-    return Opened(fd, device, link, offloads)
+    settles = settings.up and any(address.version == 6 for address in settings.addresses)
+    return Opened(fd, device, link, offloads, settles)
 
 
 def open_queue(settings: Settings, name: str) -> tuple[int, Device, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -222,6 +223,31 @@ def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=50)
     assert (child.returncode, SLOW.sub(b"", errors)) == (130, b"")
+
+
+def test_what_the_capture_writes_is_read_by_other_programs(tmp_path: Path) -> None:
+    from examples.tun_pcap import Recorder
+
+    path = tmp_path / "dump.pcap"
+    packets = [(b"\x45\0\0\x1d" + bytes(5) + b"\x11" + bytes(10) + b"\0\x09\0\x09\0\x09\0\0%d" % n, None)
+               for n in range(5)]  # fmt: skip
+    with path.open("wb") as file:
+        recorder = Recorder(file, "tun", None)
+        recorder.packets_received(packets[:2])
+        recorder.packets_received(packets[2:])
+    readers = 0
+    if importlib.util.find_spec("scapy") is not None:
+        from scapy.utils import rdpcap
+
+        assert [bytes(packet) for packet in rdpcap(str(path))] == [data for data, _ in packets]
+        readers += 1
+    if shutil.which("tshark") is not None:
+        done = subprocess.run(["tshark", "-r", path, "-T", "fields", "-e", "udp.payload"],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout.split() == [str(n).encode().hex() for n in range(5)]
+        readers += 1
+    if not readers:
+        pytest.skip("neither scapy nor tshark is here")
 
 
 # -- descriptors that tell of events --------------------------------------------------------------------

@@ -69,9 +69,10 @@ def test_an_address_is_read_back_from_its_own_request() -> None:
     for text in ("10.9.0.1/24", "fd00::1/64"):
         request = netlink.address_request(4, ip_interface(text), add=True)
         message = Message(request.kind, 0, 1, request.body)
-        assert netlink.read_address(message) == (4, ip_interface(text))
+        assert netlink.read_address(message) == (4, ip_interface(text), False)
     request = netlink.address_request(4, ip_interface("10.9.0.1/32"), ip_address("10.9.0.2"), add=True)
-    assert netlink.read_address(Message(20, 0, 1, request.body)) == (4, ip_interface("10.9.0.1/32"))
+    message = Message(20, 0, 1, request.body)
+    assert netlink.read_address(message) == (4, ip_interface("10.9.0.1/32"), False)
 
 
 def test_a_route_is_read_back_from_its_own_request() -> None:
@@ -149,6 +150,16 @@ def test_what_is_set_is_what_the_ip_command_shows(space: Namespace, make: Make) 
     link.remove_address("10.1.1.1/24")
     assert [route["dst"] for route in ip(space, "route")] == []
     assert "10.1.1.1/24" not in map(str, link.addresses())
+
+
+@needs_tuntap
+async def test_an_address_that_is_checked_takes_its_time(make: Make) -> None:
+    link = make(flags=TAP)
+    link.set(up=True, link_local=False)
+    link.add_address("fd00::1/64")
+    await until(link.is_settled, "an address that is not checked can be used")
+    link.add_address("fd00::2/64", check=True)
+    assert not link.is_settled()
 
 
 @needs_tuntap

@@ -427,6 +427,17 @@ async def test_with_a_peer_the_link_is_from_one_address_to_another(
         assert sock.recv(100) == b"by the peer"
 
 
+async def test_addresses_can_be_used_as_soon_as_it_is_there(connect: Connect, space: Namespace) -> None:
+    for number in range(10):
+        await connect(addresses=[f"fd0{number}::1/64"])
+
+        def bound(address: str = f"fd0{number}::1") -> None:
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+                sock.bind((address, 5000))
+
+        space.inside(bound)
+
+
 async def test_an_interface_without_link_local_addresses_says_nothing(connect: Connect) -> None:
     transport, protocol = await connect()
     await asyncio.sleep(0.2)  # a router would be asked for within this time

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from fdtransport import Link
+
 __all__ = ["Namespace", "run_selftest", "transfer"]
 
 T = TypeVar("T")
@@ -130,6 +132,9 @@ async def run_selftest(test: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except OSError as exc:
         print(f"not tested: neither root nor inside of `unshare -rn`, or without /dev/net/tun ({exc})")
         return 0
+    with Link("lo") as loopback:
+        if not loopback.state().up:  # as in a namespace that `unshare -rn` has just made
+            loopback.set(up=True)
     await asyncio.wait_for(test(), 300)
     print("passed")
     return 0

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "GROUP_LINK",
+    "Address",
     "LinkState",
     "Message",
     "Request",
@@ -61,7 +62,7 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _GEN_MODE_NONE, _GEN_MODE_EUI64 = 1, 0
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFA_F_NODAD = 0x02
+_IFA_F_NODAD, _IFA_F_TENTATIVE = 0x02, 0x40
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
 _RTPROT_STATIC, _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 4, 254, 253, 1
 _STATISTICS = (
@@ -267,12 +268,20 @@ def addresses_request() -> Request:
     return Request(GETADDR, DUMP, _IFADDR.pack(0, 0, 0, 0, 0))
 
 
-def read_address(message: Message) -> tuple[int, Interface]:
-    """The number of the interface, and the address with its prefix."""
+class Address(NamedTuple):
+    ifindex: int
+    interface: Interface
+    """The address with its prefix."""
+    tentative: bool
+    """Whether it cannot be used yet: the kernel is not through with it."""
+
+
+def read_address(message: Message) -> Address:
     _, prefix, _, _, index = _IFADDR.unpack_from(message.body)
     found = attributes(message.body, _IFADDR.size)
     packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
-    return index, ip_interface((ip_address(packed), prefix))
+    tentative = bool(_number(found, _IFA_FLAGS) & _IFA_F_TENTATIVE)
+    return Address(index, ip_interface((ip_address(packed), prefix)), tentative)
 
 
 # -- routes ------------------------------------------------------------------------------------------

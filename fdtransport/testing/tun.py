@@ -77,6 +77,10 @@ class MemoryLink:
         """As of ``Link``."""
         return list(self._addresses)
 
+    def is_settled(self) -> bool:
+        """As of ``Link``."""
+        return True
+
     def add_address(self, address: Any, peer: Any = None, *, check: bool = False) -> None:
         """As of ``Link``."""
         if ip_interface(address) not in self._addresses:
