@@ -100,6 +100,16 @@ class Blocking(Library):
         return output, os.waitpid(pid, 0)[1]
 
 
+class PyTun(Blocking):
+    """python-pytun, whose calls wait."""
+
+    name = "pytun"
+    shapes = ("pytun",)
+
+    def prepare(self) -> None:
+        import pytun  # noqa: F401 (an ImportError says that it is not here)
+
+
 class Splice(Blocking):
     """The limit of a relay: os.splice in a plain loop."""
 
@@ -241,6 +251,9 @@ class Uvloop(Asyncio):
 class Fdtransport(Asyncio):
     name = "fdtransport"
     shapes = ("relay", "protocol", "stream")
+    #: Of the interfaces, where the medium is a TUN.
+    tun_mtu = 1500
+    tun_offload: str | None = None
 
     def prepare(self) -> None:
         import fdtransport
@@ -308,6 +321,27 @@ class Fdtransport(Asyncio):
     def with_pipe_size(self, end: End, size: int) -> None:
         for fd in end.fds:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+
+
+class Fdtransport9000(Fdtransport):
+    """With packets of that size, where the medium carries them."""
+
+    name = "fdtransport-9000"
+    tun_mtu = 9000
+
+
+class FdtransportRaw(Fdtransport):
+    """With large packets that are passed on as they are."""
+
+    name = "fdtransport-raw"
+    tun_offload = "raw"
+
+
+class FdtransportSplit(Fdtransport):
+    """With large packets that are cut into such of the MTU."""
+
+    name = "fdtransport-split"
+    tun_offload = "split"
 
 
 class FdtransportUv(Fdtransport, Uvloop):
@@ -548,5 +582,6 @@ class Pexpect(Blocking):
 COLUMNS = (
     Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), Blocking(),
     Splice(), Ptyprocess(), Pexpect(),
+    PyTun(), Fdtransport9000(), FdtransportRaw(), FdtransportSplit(),
 )  # fmt: skip
 LIBRARIES: dict[str, Any] = {library.name: library for library in COLUMNS}

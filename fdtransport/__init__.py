@@ -22,6 +22,7 @@ from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
+from .link import Link, LinkState, Route
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
@@ -37,6 +38,15 @@ from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
+from .tuntap import (
+    TunTapGroup,
+    TunTapOptions,
+    TunTapStream,
+    connect_tuntap,
+    connect_tuntap_queues,
+    open_tuntap,
+)
+from .tuntap_transport import TunTapAddress, TunTapTransport
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
 from .writer import StreamWriter
 
@@ -52,6 +62,8 @@ __all__ = [
     "EventLoop",
     "ExecTransport",
     "FifoTransport",
+    "Link",
+    "LinkState",
     "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
@@ -67,6 +79,7 @@ __all__ = [
     "PtyTransport",
     "Relay",
     "RelayResult",
+    "Route",
     "Server",
     "SessionTransport",
     "SocketTransport",
@@ -77,6 +90,11 @@ __all__ = [
     "TerminalEvent",
     "TerminalTransport",
     "TransportError",
+    "TunTapAddress",
+    "TunTapGroup",
+    "TunTapOptions",
+    "TunTapStream",
+    "TunTapTransport",
     "UnixTransport",
     "UnpollableFileError",
     "WindowSize",
@@ -90,6 +108,8 @@ __all__ = [
     "connect_read_pipe",
     "connect_stdio",
     "connect_terminal",
+    "connect_tuntap",
+    "connect_tuntap_queues",
     "connect_url",
     "connect_write_pipe",
     "create_connection",
@@ -113,6 +133,7 @@ __all__ = [
     "open_pty",
     "open_pty_process",
     "open_stdio",
+    "open_tuntap",
     "open_unix_connection",
     "open_url",
     "relay",

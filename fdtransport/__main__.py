@@ -47,6 +47,8 @@ endpoints:
   exec:PROGRAM ARGUMENTS    a program, without a shell  ?cwd=DIR&stderr=inherit|stdout|null
                             the same, on a terminal     ?pty&size=ROWSxCOLUMNS&cwd=DIR
   shell:COMMAND LINE        a command line for /bin/sh  ?cwd=DIR&stderr=...  or  ?pty&size=...&cwd=DIR
+  tun:name                  a TUN interface             ?addr=10.9.0.1/24&mtu=N&up=no&route=NET&netns=PATH
+  tap:name                  a TAP interface             the same, and ?hwaddr=MAC
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:
@@ -60,7 +62,7 @@ examples:
 A listener relays each connection to a new connection of the other endpoint, or to a new program; of UDP and
 UNIX datagrams, each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes
 bytes as it is, and what is read from a stream at once becomes records of --record bytes and a shorter one;
---frame keeps the boundaries in the stream.
+--frame keeps the boundaries in the stream, as packets of a TUN or TAP always have them (2).
 
 The command of exec: is words, quoted as in a shell; in it a ? is written %3F, a # %23 and a % %25. The end of
 the other endpoint is the end of the program's input; on a terminal Ctrl-D is typed, and the program is hung

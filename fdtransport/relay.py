@@ -98,7 +98,7 @@ async def relay(
     into one packet of most networks. What is read from it at once becomes records of that size and a
     shorter one; what a record holds is written to it as it is.
     *frame*: 2 or 4: in the byte stream each record comes after its length, a big-endian number of so many
-    bytes, and keeps its boundaries.
+    bytes, and keeps its boundaries. Packets of a TUN or TAP always have one, of 2 unless told otherwise.
 
     Between two ends with records, each record stays one, and a full queue of the one pauses the other. An
     error that concerns one record is counted and no end. An end of file cannot be told to a datagram
@@ -204,11 +204,14 @@ class Relay:
         with_records = isinstance(source, RecordSide) + isinstance(sink, RecordSide)
         if self._framed and with_records != 1:
             raise ValueError("frame is for a byte stream at one end and records at the other")
-        return (
-            RecordWay(self, source, sink, moved, self._framing())
-            if with_records
-            else Way(self, source, sink, moved)
-        )
+        if not with_records:
+            return Way(self, source, sink, moved)
+        framing = self._framing()
+        if with_records == 1 and not self._framed:
+            records: Any = source if isinstance(source, RecordSide) else sink
+            if records.transport._FRAME:  # its records are of no use without their boundaries
+                framing = Lengths(records.transport._FRAME)
+        return RecordWay(self, source, sink, moved, framing)
 
     def _sides_of(self, name: str, end: Any) -> tuple[Side | None, Side | None]:
         """Where *end* is read and where it is written: often the same, None where there is none."""

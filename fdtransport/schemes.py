@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ._core.opening import open_transport
@@ -30,6 +31,7 @@ from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .tcp import create_connection, create_server
 from .tls import client_context, server_context
+from .tuntap import connect_tuntap
 from .unix import create_unix_connection, create_unix_server
 from .urls import (
     Address,
@@ -44,10 +46,15 @@ from .urls import (
     file,
     flag,
     group,
+    hardware_address,
     host_name,
+    interface,
+    interface_addresses,
     key,
     listening_address,
     name,
+    namespace,
+    networks,
     nothing,
     path,
     permissions,
@@ -210,6 +217,11 @@ def _check_exec(url: str, options: Mapping[str, Any]) -> None:
         raise EndpointError(f"{url!r}: with 'pty', everything goes to the terminal, 'stderr' too")
     if "size" in options and not options.get("pty"):
         raise EndpointError(f"{url!r}: option 'size' is of a terminal, which 'pty' asks for")
+async def _tuntap(
+    factory: Factory, target: str | None, _mode: str, options: dict[str, Any], *, tap: bool = False
+) -> tuple[Any, Any]:
+    named: Any = {_TUNTAP_NAMES.get(name, name): value for name, value in options.items()}
+    return await connect_tuntap(factory, target, mode="tap" if tap else "tun", **named)
 
 
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -244,6 +256,16 @@ _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
 _READING = ("r", "rw")
+_TUNTAP_NAMES = {"addr": "addresses", "route": "routes"}
+_TUNTAP = {
+    "addr": interface_addresses(),
+    "mtu": whole(68, 65535),
+    "up": flag(),
+    "route": networks(),
+    "netns": namespace(),
+    "txqueuelen": whole(1, 1_000_000),
+    "persist": flag(),
+}
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
@@ -343,6 +365,14 @@ SCHEMES: dict[str, Scheme] = {
     "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
     "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
     "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
+    "tun": Scheme("tun:name", interface, _tuntap, _TUNTAP, records=True),
+    "tap": Scheme(
+        "tap:name",
+        interface,
+        partial(_tuntap, tap=True),
+        {**_TUNTAP, "hwaddr": hardware_address()},
+        records=True,
+    ),
     "file": Scheme(
         "file:/path",
         path,

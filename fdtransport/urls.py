@@ -37,10 +37,15 @@ __all__ = [
     "file",
     "flag",
     "group",
+    "hardware_address",
     "host_name",
+    "interface",
+    "interface_addresses",
     "key",
     "listening_address",
     "name",
+    "namespace",
+    "networks",
     "nothing",
     "path",
     "permissions",
@@ -221,6 +226,18 @@ def listening_address(url: Url) -> Address:
     return Address(host, port)
 
 
+def interface(url: Url) -> str | None:
+    """The name of an interface, with a ``%d`` for a number that is free (``%25d`` here); None for any."""
+    if url.authority or "/" in url.path:
+        form = f"{url.scheme}:name"
+        raise EndpointError(f"{url.text!r}: it takes the name of an interface, as in {form}, without a slash")
+    name = _decode(url, url.path)
+    if len(os.fsencode(name)) > 15 or re.search(r"[:\s]", name):
+        what = "the name of an interface has 15 bytes at most, and no colon or space"
+        raise EndpointError(f"{url.text!r}: {what}")
+    return name or None
+
+
 # -- options -----------------------------------------------------------------------------------------
 
 
@@ -374,6 +391,42 @@ def name() -> Option:
         return value
 
     return Option(read, "the name of an interface, or its address")
+
+
+def _list(read: Callable[[str], Any], accepts: str) -> Option:
+    return Option(lambda value: [read(item) for item in value.split(",")], accepts)
+
+
+def interface_addresses() -> Option:
+    """Addresses with their prefixes, with commas between them."""
+    form = "an address of an interface, as 10.9.0.1/24, or several with commas"
+    return _list(lambda item: str(ipaddress.ip_interface(item)), form)
+
+
+def networks() -> Option:
+    """Networks, with commas between them."""
+    form = "a network, as 10.0.0.0/8, or several with commas"
+    return _list(lambda item: str(ipaddress.ip_network(item)), form)
+
+
+def hardware_address() -> Option:
+    def read(value: str) -> str:
+        if not re.fullmatch(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}", value):
+            raise ValueError
+        return value
+
+    return Option(read, "a hardware address, as 02:00:00:00:00:01")
+
+
+def namespace() -> Option:
+    """A network namespace: the id of a process, a path or a name."""
+
+    def read(value: str) -> int | str:
+        if not value:
+            raise ValueError
+        return int(value) if re.fullmatch(r"[1-9][0-9]{0,9}", value) else value
+
+    return Option(read, "a network namespace: a path, a name or the id of a process")
 
 
 def permissions() -> Option:

@@ -83,6 +83,18 @@ GOOD = [
     ("file:/caf%E9", "r", "/caf\udce9", {}),
     ("file:/caf\udce9", "r", "/caf\udce9", {}),
     ("file:/x?", "r", "/x", {}),
+    ("tun:", "rw", None, {}),
+    ("tap:vpn0?up=no&hwaddr=02:00:00:00:00:01", "rw", "vpn0", {"up": False, "hwaddr": "02:00:00:00:00:01"}),
+    (
+        "tun:vpn%25d?addr=10.9.0.1/24,fd00::1/64&mtu=1400&up&netns=/run/netns/blue&route=10.0.0.0/8&persist",
+        "rw",
+        "vpn%d",
+        {
+            "addr": ["10.9.0.1/24", "fd00::1/64"], "mtu": 1400, "up": True, "netns": "/run/netns/blue",
+            "route": ["10.0.0.0/8"], "persist": True,
+        },
+    ),
+    ("tun:x?netns=77", "rw", "x", {"netns": 77}),
 ]
 
 
@@ -118,6 +130,18 @@ BAD = [
     ("fd:1,2,3", "fd:N"),
     ("fd://3", "fd:N"),
     ("fd:\u0663", "fd:N"),
+    ("tun:a/b", "the name of an interface, as in tun:name"),
+    ("tap:/b", "the name of an interface, as in tap:name"),
+    ("tun://b", "the name of an interface, as in tun:name"),
+    ("tun:sixteen-letters-", "15 bytes at most"),
+    ("tun:a b", "15 bytes at most"),
+    ("tun:x?addr=10.9.0.1/33", "an address of an interface, as 10.9.0.1/24"),
+    ("tun:x?addr=", "an address of an interface, as 10.9.0.1/24"),
+    ("tun:x?mtu=67", "from 68 to 65535"),
+    ("tun:x?hwaddr=02:00:00:00:00:01", "allowed here: addr, mtu"),
+    ("tap:x?hwaddr=01:00:00:00:00:01", "a hardware address, as 02:"),
+    ("tun:x?route=10.0.0.1/8", "a network, as 10.0.0.0/8"),
+    ("tun:x?netns=", "a network namespace: a path"),
     ("tcp://h", "tcp://host:port"),
     ("tcp:h:80", "tcp://host:port"),
     ("tcp://:80", "host is missing"),

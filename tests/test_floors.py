@@ -29,6 +29,9 @@ FLOORS = {
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.raw_terminal": 1.3,
+    "_core.namespaces": 1.2,
+    "_core.netlink": 1,
+    "_core.segmentation": 1,
     "_core.root": 1.5,
     "_core.interest": 1.6,
     "_core.socket_object": 1.6,
@@ -44,6 +47,7 @@ FLOORS = {
     "_core.tls": 2.3,
     "writer": 2.35,
     "streams": 2.4,
+    "link": 2.4,
     "packets": 2.4,
     "program": 2.35,
     "sides": 3.9,
@@ -63,13 +67,23 @@ ADAPTERS = 3
 BUILDS_ON = {
     "attach": {"stdio"},
     "exec": {"pipes"},
-    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
-    "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
-    "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
+    "fd": {"datagrams"},
+    "fifo": {"pipes"},
     "popen": {"processes"},
+    "process_pipes": {"pipes", "sockets"},
+    "process_streams": {"process_pipes", "processes"},
+    "processes": {"process_pipes"},
+    "pty_port": {"pty"},
+    "pty_process": {"pty"},
+    "sessions": {"datagrams"},
+    "tcp": {"sockets"},
+    "tuntap": {"tuntap_settings", "tuntap_transport"},
+    "unix": {"sockets"},
+}
+PURELY = {
+    "__future__", "collections", "collections.abc", "dataclasses", "enum", "functools", "struct", "typing",
 }  # fmt: skip
-PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
-PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
+PURE = ("_core.lifecycle", "_core.flow", "_core.queues", "_core.segmentation")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.
 KERNEL = {
     "os": {

@@ -420,6 +420,11 @@ def _spawn_functions() -> dict[str, Callable[..., None]]:
     return found
 
 
+def setns(fd: int, kind: int) -> None:
+    """Move this thread into the namespace *fd*; Python has it from 3.12 on. setns(2)."""
+    _libc("setns", "c_int", "c_int")(fd, kind)
+
+
 _KINDS = (
     (_stat.S_ISREG, "a regular file"),
     (_stat.S_ISDIR, "a directory"),

@@ -19,8 +19,9 @@ loop, each within seconds; one `ContractViolation` lists all that were broken.
     asyncio.run(check_stream_transport(make))
 
 ``stream_promises()`` and ``packet_promises()`` are the same checks one by one, for a parametrised test.
-`FaultPlan` and ``sweep`` make system calls fail; ``memory_pair`` connects two protocols without a network;
-the recording protocols write down what a transport tells them.
+`FaultPlan` and ``sweep`` make system calls fail; ``memory_pair`` connects two protocols without a network,
+and `MemoryTun` is a TUN or TAP without a device; the recording protocols write down what a transport tells
+them.
 """
 
 from .apart import check_run_exit
@@ -49,6 +50,7 @@ from .observe import Idle, descriptors, idle_cost, pattern
 from .promises import Breach, ContractViolation, Features, Maker, Promise, detect_features
 from .recording import RecordingBufferedProtocol, RecordingDatagramProtocol, RecordingProtocol
 from .tls_end import TlsEnd
+from .tun import MemoryLink, MemoryTun, MemoryTunTransport
 
 __all__ = [
     "ERRNOS",
@@ -62,6 +64,9 @@ __all__ = [
     "Features",
     "Idle",
     "Maker",
+    "MemoryLink",
+    "MemoryTun",
+    "MemoryTunTransport",
     "Outcome",
     "PairMaker",
     "Promise",
