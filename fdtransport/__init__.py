@@ -2,10 +2,14 @@
 
 from ._core.base import Detached
 from ._core.flow import Producer
+from ._core.inotify_limits import InotifyLimits
+from ._core.inotify_records import InotifyMask
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
+from ._core.watch_tree import Change as WatchEvent
+from ._core.watch_tree import Kind as WatchKind
 from .activation import ActivationSocket, activation_sockets
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
 from .endpoints import connect_url, listen_url, open_packet_url, open_url
@@ -13,6 +17,7 @@ from .errors import (
     BufferLimitError,
     DescriptorInUseError,
     EndpointError,
+    InotifyLimitError,
     OutputLimitError,
     TransportError,
     UnpollableFileError,
@@ -20,6 +25,14 @@ from .errors import (
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
+from .inotify import (
+    InotifyEvent,
+    InotifyProtocol,
+    InotifyTransport,
+    InotifyWatch,
+    WatchEnd,
+    connect_inotify,
+)
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
@@ -35,6 +48,8 @@ from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
+from .watch_subscription import Subscription as WatchSubscription
+from .watcher import Watcher, watch
 from .writer import StreamWriter
 
 __all__ = [
@@ -48,6 +63,13 @@ __all__ = [
     "EndpointError",
     "EventLoop",
     "FifoTransport",
+    "InotifyEvent",
+    "InotifyLimitError",
+    "InotifyLimits",
+    "InotifyMask",
+    "InotifyProtocol",
+    "InotifyTransport",
+    "InotifyWatch",
     "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
@@ -73,10 +95,16 @@ __all__ = [
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
+    "WatchEnd",
+    "WatchEvent",
+    "WatchKind",
+    "WatchSubscription",
+    "Watcher",
     "WindowSize",
     "activation_sockets",
     "connect_fd",
     "connect_fifo",
+    "connect_inotify",
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
@@ -113,4 +141,5 @@ __all__ = [
     "start_unix_server",
     "subprocess_exec",
     "subprocess_shell",
+    "watch",
 ]

@@ -28,6 +28,13 @@ FLOORS = {
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.root": 1.5,
+    "_core.inotify_records": 1,
+    "_core.watch_tree": 1,
+    "_core.watch_pairs": 1.1,
+    "_core.watch_difference": 1.1,
+    "_core.watch_ignore": 1.1,
+    "_core.watch_scan": 1.3,
+    "_core.watch_engine": 1.4,
     "_core.interest": 1.6,
     "_core.socket_object": 1.6,
     "_core.backpressure": 1.7,
@@ -61,6 +68,7 @@ BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
+    "watcher": {"inotify", "watch_subscription"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")

@@ -131,7 +131,7 @@ class Engine(TreeScan):
         tree = self.tree
         entry = node.entries.get(name, node)  # itself: nothing
         if mask & _CREATE:
-            if entry is not node and self.pairs.at(node, name) is not None:
+            if entry is not node and self.has_left(node, name):
                 self.vacate(node, name)
                 entry = node
             if entry is node:
@@ -150,7 +150,7 @@ class Engine(TreeScan):
             if leaving is not None and leaving.node is not None:
                 self.doubt(leaving.parent)  # a directory is there by now
                 leaving = None
-            if entry is not node and self.pairs.at(node, name) is not None:
+            if entry is not node and self.has_left(node, name):
                 self.vacate(node, name)
                 entry = node
             if entry is not node and entry is not None:
@@ -173,7 +173,7 @@ class Engine(TreeScan):
             if leaving is not None and leaving.node is None:
                 self.doubt(leaving.parent)  # a file is there by now
                 leaving = None
-            if mask & _CREATE and entry is not node and self.pairs.at(node, name) is not None:
+            if mask & _CREATE and entry is not node and self.has_left(node, name):
                 self.vacate(node, name)
                 entry = node
             if mask & _CREATE and entry is not node and (entry is None or entry.wd >= 0):
@@ -238,8 +238,10 @@ class Engine(TreeScan):
         if parent.entries.get(name, parent) is node:
             return
         self.doubt(parent)
+        self.doubt(leaving.parent)
+        if self.is_there(node):
+            return
         if parent.is_below(node):  # as things were told so far
-            self.doubt(leaving.parent)
             self.pairs.add(leaving.parent, leaving.name, self.clock())
             return
         self.vacate(parent, name)

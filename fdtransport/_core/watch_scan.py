@@ -138,6 +138,26 @@ class TreeScan:
             else:
                 self.tree.remove(parent, name, Kind.DELETED, 0, True)
 
+    def left(self, leaving: Leaving) -> None:
+        """It is not where the kernel said that it went: wait for it to turn up, unless it is still there.
+
+        Of two directories that were exchanged by one rename, the first takes the place of the second; what
+        is said then about that place is about the second.
+        """
+        assert leaving.node is not None
+        if not self.is_there(leaving.node):
+            self.pairs.add(leaving.parent, leaving.name, self.clock())
+
+    def has_left(self, parent: Node, name: str) -> bool:
+        """Whether what is *name* in *parent* has left, now that something else is said to be there."""
+        leaving = self.pairs.at(parent, name)
+        if leaving is None:
+            return False
+        if leaving.node is not None and self.is_there(leaving.node):
+            self.pairs.drop(leaving)  # what is said is older
+            return False
+        return True
+
     def give_up(self, leaving: Leaving) -> None:
         """What has left is nowhere else in the tree."""
         self.pairs.drop(leaving)
@@ -166,7 +186,7 @@ class TreeScan:
         node = tree.by_wd.get(number)
         if leaving is not None and leaving.node is not node:
             # That was somewhere else already when it was moved, or something else is here by now.
-            self.pairs.add(leaving.parent, leaving.name, self.clock())
+            self.left(leaving)
         if node is not None and node is entry:
             here = self.pairs.at(parent, name)
             if here is not None:
