@@ -220,6 +220,9 @@ class InotifyTransport(BaseTransport, asyncio.ReadTransport):
         given = os.fspath(path)
         if self._rfd < 0 or self._state.closing:
             raise OSError(errno.EBADF, "the transport has ended", given)
+        name = os.fsencode(given)
+        if b"\0" in name:
+            raise ValueError("embedded null byte")  # it would be the end of the path
         wanted = InotifyMask(mask)
         if not wanted & InotifyMask.ALL_EVENTS:
             raise ValueError(f"a mask has at least one event of ALL_EVENTS, and {wanted!r} has none")
@@ -229,7 +232,7 @@ class InotifyTransport(BaseTransport, asyncio.ReadTransport):
         if not asked & _ASKED:
             asked |= int(InotifyMask.MASK_CREATE)
         try:
-            number = syscalls.inotify_add_watch(self._rfd, os.fsencode(given), asked)
+            number = syscalls.inotify_add_watch(self._rfd, name, asked)
         except FileExistsError:
             what = "it is watched already; MASK_ADD adds to that watch, and remove() ends it"
             raise FileExistsError(errno.EEXIST, what, given) from None
@@ -238,9 +241,7 @@ class InotifyTransport(BaseTransport, asyncio.ReadTransport):
             raise as_limit_error(exc) from None
         watch = self._watches.get(number)
         if watch is None:
-            watch = self._watches[number] = InotifyWatch(
-                self, number, given, wanted & ~_ASKED, keep_moved
-            )
+            watch = self._watches[number] = InotifyWatch(self, number, given, wanted & ~_ASKED, keep_moved)
         else:
             watch.mask |= wanted & ~_ASKED
         return watch

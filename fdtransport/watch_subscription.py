@@ -8,7 +8,8 @@ from collections import deque
 from typing import Any
 
 from ._core.watch_difference import Difference, compacted
-from ._core.watch_tree import Change, Kind, Node, Tree
+from ._core.watch_engine import Engine
+from ._core.watch_tree import Change, Kind, Node
 
 __all__ = ["Subscription"]
 
@@ -24,12 +25,12 @@ class Subscription:
     is held up by it.
     """
 
-    def __init__(self, tree: Tree, maxsize: int, settle: float, batch: bool, text: bool) -> None:
+    def __init__(self, engine: Engine, maxsize: int, settle: float, batch: bool, text: bool) -> None:
         if maxsize < 1:
             raise ValueError(f"maxsize ({maxsize!r}) must be at least 1 event")
         if settle < 0:
             raise ValueError(f"settle ({settle!r}) must be at least 0 seconds")
-        self._tree = tree
+        self._engine = engine
         self._maxsize = maxsize
         self._settle = settle
         self._batch = batch
@@ -50,7 +51,7 @@ class Subscription:
             self._missed.note(change, node)
             return
         if len(self._queue) >= self._maxsize:
-            self._missed = Difference(self._tree)
+            self._missed = Difference(self._engine.tree)
             self._missed.note(change, node)
             return
         self._queue.append(change)
@@ -80,7 +81,7 @@ class Subscription:
         while not source:
             if self._missed is not None:
                 self._repair()
-            elif self._ended:
+            elif self._ended or self._engine.over:
                 if self._exc is not None:
                     raise self._exc
                 raise EOFError("no more events")
@@ -103,7 +104,7 @@ class Subscription:
 
     async def _quiet(self) -> None:
         """Wait until something has come, and then for a time in which nothing does."""
-        while not (self._queue or self._missed or self._ended):
+        while not (self._queue or self._missed or self._ended or self._engine.over):
             await self._wait()
         loop = asyncio.get_running_loop()
         latest = loop.time() + LONGEST * self._settle

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._core import syscalls
@@ -70,7 +71,6 @@ class Watcher:
         self._patience = PATIENCE
         self._idle: list[asyncio.Future[None]] = []
         self._telling = True
-        self._ran_empty = False
 
     def _plain(self, root: str | bytes) -> str:
         if isinstance(root, bytes) is self._text:
@@ -78,6 +78,8 @@ class Watcher:
         path = os.fsdecode(root)
         if not path:
             raise ValueError("a root is a path, and not empty")
+        if "\0" in path:
+            raise ValueError("embedded null byte")
         return path.rstrip("/") or "/"
 
     def _root_of(self, path: str) -> str:
@@ -114,7 +116,7 @@ class Watcher:
         self._telling = self._initial
         try:
             for root in self._given:
-                await self._do(lambda root=root: self._add(root))
+                await self._do(partial(self._add, root))
             await self.ready()
         except BaseException:
             await self.aclose()
@@ -164,7 +166,7 @@ class Watcher:
         :raises ValueError: it is watched already, as a root or in one, or has one in it.
         """
         path = self._plain(os.fspath(root))
-        await self._do(lambda: self._add(path))
+        await self._do(partial(self._add, path))
 
     async def remove(self, root: PathLike) -> None:
         """Watch a root no more: UNWATCHED is told of it, and nothing after that.
@@ -172,7 +174,7 @@ class Watcher:
         :raises ValueError: it is no root.
         """
         path = self._plain(os.fspath(root))
-        await self._do(lambda: self._remove(path))
+        await self._do(partial(self._remove, path))
 
     async def rescan(self) -> None:
         """Look at everything again, also at what could not be watched before."""
@@ -191,7 +193,7 @@ class Watcher:
 
     def subscribe(self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False) -> Subscription:
         """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``."""
-        subscription = Subscription(self._open_engine().tree, maxsize, settle, batch, self._text)
+        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -328,9 +330,6 @@ class Watcher:
             if not future.done():
                 future.set_result(None)
         self._idle.clear()
-        gone = not (self._engine.tree.roots or self._engine.follow)
-        if gone and self._main is not None and self._telling:
-            pass
 
 
 class _Records(asyncio.BaseProtocol):

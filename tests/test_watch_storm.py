@@ -48,7 +48,9 @@ class Stage:
         ]  # fmt: skip
 
     async def storm(self, seed: int, operations: int, meanwhile: Callable[[], Any] | None = None) -> None:
-        process = await asyncio.create_subprocess_exec(*self.command(seed, operations), stdout=subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_exec(
+            *self.command(seed, operations), stdout=subprocess.DEVNULL
+        )
         while process.returncode is None:
             await asyncio.sleep(0)
             if meanwhile is not None:
@@ -96,7 +98,7 @@ async def check(watcher: Watcher, listener: Listener, roots: list[str], kept: An
     there = truth()
     assert not differ(there, watcher.snapshot())
     assert not differ(there, replay.paths)
-    assert not replay.faults
+    assert replay.faults == []
     assert len(watcher._engine.tree.by_wd) == sum(there.values())  # none is watched that is not there
     probes = {os.path.join(path, "probe-1") for path, is_dir in there.items() if is_dir}
     for path in probes:
@@ -174,7 +176,7 @@ async def piecemeal(stage: Stage, seed: int, operations: int) -> None:
 
     def cut(data: bytes) -> list[bytes]:
         pieces, at = [], 0
-        for *_, in unpacked(data):
+        for _ in unpacked(data):
             end = at + 16 + struct.unpack_from("I", data, at + 12)[0]
             pieces.append(data[at:end])
             at = end
@@ -208,7 +210,7 @@ async def slow_consumers(stage: Stage, seed: int, operations: int) -> None:
             while subscription._queue or subscription._missed:
                 replay.one(await subscription.get())
             assert not differ(walked(*stage.roots), replay.paths)
-            assert not replay.faults
+            assert replay.faults == []
             assert replay.overflows == replay.rescans >= 1
         assert not listener.replay.overflows
         for _ in range(2):  # for the probes that follow

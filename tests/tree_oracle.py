@@ -64,7 +64,9 @@ class Replay:
         elif kind is WatchKind.MOVED:
             self._take(event, path, replaced=True)
             moved = self._take(event, event.old_path)
-            self.paths.update({path + inner[len(event.old_path) :]: is_dir for inner, is_dir in moved.items()})
+            self.paths.update(
+                {path + inner[len(event.old_path) :]: is_dir for inner, is_dir in moved.items()}
+            )
         elif kind in (WatchKind.DELETED, WatchKind.MOVED_OUT, WatchKind.UNWATCHED):
             taken = self._take(event, path)
             if kind is WatchKind.DELETED and len(taken) > 1:
@@ -79,7 +81,9 @@ class Replay:
     def _take(self, event: Any, path: str, replaced: bool = False) -> dict[str, bool]:
         if event.is_dir:
             inside = path + "/"
-            taken = {each: is_dir for each, is_dir in self.paths.items() if each == path or each.startswith(inside)}
+            taken = {
+                each: is_dir for each, is_dir in self.paths.items() if each == path or each.startswith(inside)
+            }
         else:
             taken = {path: self.paths[path]} if path in self.paths else {}
         for each in taken:

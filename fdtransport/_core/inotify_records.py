@@ -44,6 +44,9 @@ class InotifyMask(IntFlag):
     MASK_ADD = 0x20000000
     ONESHOT = 0x80000000
 
+    def __str__(self) -> str:
+        return "|".join(names_of(self)) or "0"
+
 
 #: The single bits by their names, in the kernel's order.
 _BITS = {bit.name or "": int(bit) for bit in InotifyMask if bit & (bit - 1) == 0}

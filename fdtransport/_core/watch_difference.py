@@ -5,6 +5,7 @@ Kept by path, and only for what was touched: never more than the tree had then a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from .watch_tree import Change, Kind, Node, Tree, joined
@@ -61,21 +62,21 @@ class Difference:
             was, now = self._was[path], self._now(path)
             if was == now:
                 if now and path in self._touched:
-                    come.append(_change(Kind.MODIFIED, path, now))
+                    come.append(self._change(Kind.MODIFIED, path, now))
                 continue
             if was:
-                gone.append(_change(Kind.DELETED, path, was))
+                gone.append(self._change(Kind.DELETED, path, was))
             if now:
-                come.append(_change(Kind.CREATED, path, now))
+                come.append(self._change(Kind.CREATED, path, now))
         return [*reversed(gone), *come]
+
+    def _change(self, kind: Kind, path: str, what: int) -> Change:
+        directory, name = ("", path) if path in self._tree.roots else os.path.split(path)
+        return Change(kind, directory, name, what == _DIRECTORY, 0, True)
 
     def _now(self, path: str) -> int:
         found = self._tree.find(path)
         return _NOTHING if found is None else _FILE if found is True else _DIRECTORY
-
-
-def _change(kind: Kind, path: str, what: int) -> Change:
-    return Change(kind, "", path, what == _DIRECTORY, 0, True)
 
 
 def compacted(changes: Iterable[Change]) -> list[Change]:

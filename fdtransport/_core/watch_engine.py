@@ -61,6 +61,7 @@ class Engine(TreeScan):
         self.backlog = 0
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
+        self._bereft = False  # of the last root, and nobody has removed it
         self.follow: set[str] = set()  # roots that are waited for when they are not there
         self._gates: dict[int, set[str]] = {}  # watches of directories in which one of them may appear
 
@@ -80,6 +81,11 @@ class Engine(TreeScan):
         """Whether nothing is open about the records that were fed."""
         return not (self._records or self.tasks or self.pairs or self.unsure or self.tree.orphans)
 
+    @property
+    def over(self) -> bool:
+        """Whether the last root has gone, and none is waited for."""
+        return self._bereft and not (self.tree.roots or self.follow)
+
     def work(self) -> Steps:
         """Do what there is to do; yields often."""
         while self.busy:
@@ -96,9 +102,7 @@ class Engine(TreeScan):
 
     def _apply(self, data: bytes) -> Steps:
         by_wd, tree = self.tree.by_wd, self.tree
-        count = 0
-        for number, mask, cookie, name in unpacked(data):
-            count += 1
+        for count, (number, mask, cookie, name) in enumerate(unpacked(data), 1):
             if not count % RECORDS:
                 yield
             if number in self._gates:
@@ -153,6 +157,8 @@ class Engine(TreeScan):
             if entry is not node and self.has_left(node, name):
                 self.vacate(node, name)
                 entry = node
+                if leaving is not None and not leaving.holds:
+                    leaving = None  # it was in what had left from here
             if entry is not node and entry is not None:
                 # There is a directory by now: this file has gone meanwhile.
                 if leaving is not None:
@@ -340,6 +346,7 @@ class Engine(TreeScan):
             other = os.path.realpath(root)
             if os.path.commonpath([real, other]) in (real, other):
                 raise ValueError(f"{path!r} and {root!r}, which is watched already, are in each other")
+        self._bereft = False
         if follow:
             self.follow.add(path)
         try:
@@ -389,6 +396,7 @@ class Engine(TreeScan):
         self.unsure.pop(root, None)
         path = root.name
         self.tree.remove_root(root, kind)
+        self._bereft = not self.tree.roots
         if path in self.follow:
             yield from self._await(path)
 
