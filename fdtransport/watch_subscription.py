@@ -11,10 +11,18 @@ from ._core.watch_difference import Difference, compacted
 from ._core.watch_engine import Engine
 from ._core.watch_tree import Change, Kind, Node
 
-__all__ = ["Subscription"]
+__all__ = ["Subscription", "check_options"]
 
 #: How much longer than once the time of quiet may last altogether.
 LONGEST = 10
+
+
+def check_options(maxsize: int, settle: float) -> None:
+    """:raises ValueError: they make no sense."""
+    if maxsize < 1:
+        raise ValueError(f"maxsize ({maxsize!r}) must be at least 1 event")
+    if settle < 0:
+        raise ValueError(f"settle ({settle!r}) must be at least 0 seconds")
 
 
 class Subscription:
@@ -26,10 +34,7 @@ class Subscription:
     """
 
     def __init__(self, engine: Engine, maxsize: int, settle: float, batch: bool, text: bool) -> None:
-        if maxsize < 1:
-            raise ValueError(f"maxsize ({maxsize!r}) must be at least 1 event")
-        if settle < 0:
-            raise ValueError(f"settle ({settle!r}) must be at least 0 seconds")
+        check_options(maxsize, settle)
         self._engine = engine
         self._maxsize = maxsize
         self._settle = settle

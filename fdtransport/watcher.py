@@ -20,7 +20,7 @@ from ._core.watch_ignore import Ignore, ignoring
 from ._core.watch_scan import Steps
 from ._core.watch_tree import Change, Kind, Node
 from .inotify import InotifyTransport
-from .watch_subscription import Subscription
+from .watch_subscription import Subscription, check_options
 
 __all__ = ["Watcher", "watch"]
 
@@ -61,6 +61,7 @@ class Watcher:
         self._ignored = ignoring(ignore, self._root_of)
         self._follow = follow_root
         self._initial = initial
+        check_options(maxsize, settle)
         self._options = (maxsize, settle, batch)
         self._engine: Engine | None = None
         self._transport: InotifyTransport | None = None
@@ -112,9 +113,9 @@ class Watcher:
         except BaseException:
             syscalls.close(fd)
             raise
-        self._main = self.subscribe(*self._options)
         self._telling = self._initial
         try:
+            self._main = self.subscribe(*self._options)
             for root in self._given:
                 await self._do(partial(self._add, root))
             await self.ready()

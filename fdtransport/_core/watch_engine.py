@@ -22,8 +22,8 @@ __all__ = ["PATIENCE", "STRUCTURE", "Engine"]
 #: Seconds that the second half of a rename may take after the queue is empty: both are put there by one
 #: rename(2), which may be interrupted in between.
 PATIENCE = 0.05
-#: How often an unsure directory is looked at before it is given up.
-LOOKS = 50
+#: Seconds of silence after which a directory that is not where it should be is given up.
+DESPAIR = 5.0
 #: Records between two chances to stop.
 RECORDS = 32
 
@@ -59,6 +59,7 @@ class Engine(TreeScan):
         self._records: deque[bytes] = deque()
         #: Bytes of records that were fed and not looked at yet.
         self.backlog = 0
+        self._heard = self.clock()
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
         self._bereft = False  # of the last root, and nobody has removed it
@@ -70,6 +71,7 @@ class Engine(TreeScan):
     def feed(self, data: bytes) -> None:
         self._records.append(data)
         self.backlog += len(data)
+        self._heard = self.clock()
 
     @property
     def busy(self) -> bool:
@@ -297,8 +299,8 @@ class Engine(TreeScan):
     # -- when the queue is empty --------------------------------------------------------------
 
     def _settle(self) -> Steps:
-        for node, looks in list(self.unsure.items()):
-            if looks > LOOKS:
+        for node, since in list(self.unsure.items()):
+            if node.alive and self.clock() - max(since, self._heard) > DESPAIR:
                 del self.unsure[node]
                 self._obstructed(node, errno.ESTALE)
                 continue
@@ -308,7 +310,7 @@ class Engine(TreeScan):
             if node in self.unsure and node.alive:
                 # It is not where it should be: what it is in knows where it went.
                 if node.parent is not None:
-                    self.unsure.setdefault(node.parent, looks)
+                    self.doubt(node.parent)
                 else:
                     yield from self._check_root(node, Kind.DELETED)
         now = self.clock()

@@ -50,8 +50,8 @@ class TreeScan:
         self.recursive = recursive
         self.ignored = ignored
         self.pairs = Pairs()
-        #: Directories that may not be as they were told, and how often looking at them has failed.
-        self.unsure: dict[Node, int] = {}
+        #: Directories that may not be as they were told, and since when.
+        self.unsure: dict[Node, float] = {}
         self._deep: list[Node] = []  # too deep for the scan that found them
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
@@ -89,7 +89,7 @@ class TreeScan:
         return True
 
     def doubt(self, node: Node) -> None:
-        self.unsure.setdefault(node, 0)
+        self.unsure.setdefault(node, self.clock())
 
     def open_entry(self, directory: int, parent: Node, name: str) -> tuple[int, int] | None:
         """*name* in the opened *directory* as descriptor and number of its watch; None if that cannot be.
@@ -267,10 +267,11 @@ class TreeScan:
                     continue
                 name = names.pop()
                 opened = self.open_entry(directory, node, name)
-                yield
                 if opened is None:
+                    yield
                     continue
                 fd, number = opened
+                yield
                 fresh = self.claim(node, name, number)
                 entry = fresh or node.entries.get(name)
                 if entry is None or entry.wd != number or not (fresh or every):
@@ -308,7 +309,7 @@ class TreeScan:
                 self.unsure.pop(node, None)
                 self._obstructed(node, self.obstacle)
             else:
-                self.unsure[node] = self.unsure.get(node, 0) + 1
+                self.doubt(node)
             return
         self.unsure.pop(node, None)
         yield from self.scan(node, fd, every)
@@ -316,7 +317,8 @@ class TreeScan:
     def _list(self, node: Node, fd: int, directories: list[str]) -> Steps:
         """Have the entries of *node* be what the listing of *fd* says; its directories go to the list."""
         tree, entries, ignored = self.tree, node.entries, self.ignored
-        seen = set()
+        seen: set[str] = set()
+        hidden: set[str] = set()
         since = 0
         try:
             with self.files.list(fd) as listing:
@@ -327,6 +329,7 @@ class TreeScan:
                     if not since % ENTRIES:
                         yield
                     if ignored is not None and ignored(tree.path(node), name, is_dir):
+                        hidden.add(name)
                         continue
                     seen.add(name)
                     entry = entries.get(name, node)
@@ -348,7 +351,9 @@ class TreeScan:
             since += 1
             if not since % ENTRIES:
                 yield
-            if self.pairs.at(node, name) is None:
+            if name in hidden:
+                self.vacate(node, name)
+            elif self.pairs.at(node, name) is None:
                 if entries[name] is None or not self.recursive:
                     tree.remove(node, name, Kind.DELETED, 0, True)
                 else:
