@@ -279,10 +279,12 @@ class Watcher:
         await future
 
     def _fed(self, data: bytes) -> None:
-        assert self._engine is not None and self._transport is not None
-        self._engine.feed(data)
-        if self._engine.backlog > BACKLOG:
-            self._transport.pause_reading()
+        engine, transport = self._engine, self._transport
+        assert engine is not None
+        assert transport is not None
+        engine.feed(data)
+        if engine.backlog > BACKLOG:
+            transport.pause_reading()
         if self._work is None:
             self._patience = PATIENCE
             self._run()
@@ -373,8 +375,8 @@ def watch(
     *roots*: directories, or links to some, all str or all bytes; more by ``add``. *recursive*: False for what
     is directly in them. *mask*: what is told of the contents of files, from MODIFY, CLOSE_WRITE, ATTRIB, OPEN,
     ACCESS and CLOSE_NOWRITE (the last three also for our own listing of directories). *ignore*: names or
-    patterns as ``fnmatch`` has them, those with a ``/`` for the path below the root, or a function of path
-    and whether it is a directory; what is ignored is not even watched. *follow_root*: a root need not be
+    patterns as ``fnmatch`` has them, those with a ``/`` for the path below the root, or a function of the
+    path and whether it is a directory; what is ignored is not even watched. *follow_root*: a root need not be
     there, and is watched again whenever it is. *initial*: tell what is there at the beginning as CREATED.
     *settle*: seconds of quiet before events are told, those that cancel each other out left away. *batch*: a
     list of all that have come instead of one. *maxsize*: events that wait for the consumer, see

@@ -1,10 +1,10 @@
-"""A storm over directory trees: what a watcher is to keep up with. A process, so that it does not wait for it.
+"""A storm over directory trees: what a watcher is to keep up with, in a process that waits for nobody.
 
     python storm.py SEED OPERATIONS OUTSIDE ROOT...
 
-The same seed and arguments give the same storm. Directories and files are made, deep ones too, renamed, over
-others, across the trees, exchanged, deleted one by one and as trees, moved to OUTSIDE and back; names are few,
-so that each is used again before long. It never sleeps.
+The same seed and arguments give the same storm. Directories and files are made, deep ones too, renamed,
+over others, across the trees, exchanged, deleted one by one and as trees, moved to OUTSIDE and back. Names
+are few, so that each is used again before long. It never sleeps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import sys
+from typing import ClassVar
 
 NAMES = [*"abcdefghij", "sub.d", "t\udcff", "a name"]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -123,8 +124,8 @@ class Storm:
         self.moved(old, new)
 
     def exchange(self) -> None:
-        one = self.some(self.directories)
-        other = self.some(self.directories if self.random.random() < 0.5 else self.files)
+        kinds = self.directories, self.files
+        one, other = (self.some(self.random.choice(kinds)) for _ in range(2))
         if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
             raise FileNotFoundError
         exchange(one, other)
@@ -179,9 +180,9 @@ class Storm:
         else:
             self.files.append(place)
 
-    WEIGHTS = {
+    WEIGHTS: ClassVar = {
         make: 14, make_deep: 12, create: 22, link: 1, rename_file: 10, rename_over: 4, rename_directory: 12,
-        rename_over_directory: 3, exchange: 2, move_back_and_forth: 2, replace: 3, delete: 12, delete_tree: 4,
+        rename_over_directory: 3, exchange: 4, move_back_and_forth: 2, replace: 3, delete: 12, delete_tree: 4,
         move_out: 4, move_in: 4,
     }  # fmt: skip
 

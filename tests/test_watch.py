@@ -156,11 +156,7 @@ async def test_without_recursion_only_what_is_directly_there_is_told(tmp_path):
         assert await told(w, tmp_path) == [
             ("moved", "d", "g"), ("created", "h"), ("created", "i"), ("written", "i"),
         ]  # fmt: skip
-        assert w.snapshot() == {
-    assert [short(event, tmp_path) for event in events] == [
-        ("created", "."), ("created", "d"), ("created", "d/f"),
-    ]  # fmt: skip
-        }  # fmt: skip
+        assert {os.path.relpath(path, tmp_path) for path in w.snapshot()} == {".", "g", "h", "i"}
         shutil.rmtree(tmp_path / "g")
         assert await told(w, tmp_path) == [("deleted", "g")]
 
@@ -171,10 +167,8 @@ async def test_initial_tells_what_is_there_at_first(tmp_path):
     async with watch(tmp_path, initial=True) as w:
         events = await told(w)
     assert [short(event, tmp_path) for event in events] == [
-        ("created", "."),
-        ("created", "d"),
-        ("created", "d/f"),
-    ]
+        ("created", "."), ("created", "d"), ("created", "d/f"),
+    ]  # fmt: skip
     assert all(event.synthetic for event in events)
 
 

@@ -119,7 +119,7 @@ def as_limit_error(exc: OSError) -> OSError:
     mine = use.get(str(os.getpid()), [0, 0])[place]
     remedy = f"sysctl {sysctl}={max(2 * value, 524288 if place else 1024)}"
     most = sorted(((each[place], process) for process, each in use.items()), reverse=True)[:3]
-    others = ", ".join(f"{count} by {_name(process)}, process {process}" for count, process in most if count)
+    others = "; ".join(f"{count} by {_name(process)}, process {process}" for count, process in most if count)
     text = (
         f"{exc.strerror}: the user's limit of inotify {what}, {sysctl}, is {value}; in use are "
         f"{'' if complete else 'at least '}{used}, {mine} of them here"

@@ -55,7 +55,7 @@ class Difference:
             del self._was[path]  # it came and went
 
     def changes(self) -> list[Change]:
-        """From the tree as it was then to the tree as it is now: what has gone, what has come, what changed."""
+        """What leads from the tree as it was then to the tree as it is now."""
         gone: list[Change] = []
         come: list[Change] = []
         for path in sorted(self._was):

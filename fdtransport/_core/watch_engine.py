@@ -24,6 +24,8 @@ __all__ = ["PATIENCE", "STRUCTURE", "Engine"]
 PATIENCE = 0.05
 #: Seconds of silence after which a directory that is not where it should be is given up.
 DESPAIR = 5.0
+#: Renames over a file that are remembered: the four records of an exchange come closely together.
+EXCHANGES = 64
 #: Records between two chances to stop.
 RECORDS = 32
 
@@ -62,6 +64,7 @@ class Engine(TreeScan):
         self._heard = self.clock()
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
+        self._replaced: dict[tuple[Node, str], tuple[Node, str]] = {}  # by a rename, and from where
         self._bereft = False  # of the last root, and nobody has removed it
         self.follow: set[str] = set()  # roots that are waited for when they are not there
         self._gates: dict[int, set[str]] = {}  # watches of directories in which one of them may appear
@@ -121,7 +124,7 @@ class Engine(TreeScan):
                 if name in node.entries:
                     kind = next(kind for bits, kind in _CONTENTS if mask & bits)
                     tree.say(kind, node, name, bool(mask & _ISDIR))
-                    if mask & _ISDIR and kind is Kind.ATTRIBUTES:
+                    if kind is Kind.ATTRIBUTES and mask & _ISDIR:
                         yield from self._attributes_of(node, name)
             elif self.ignored is not None and self.ignored(tree.path(node), name, bool(mask & _ISDIR)):
                 if mask & _TO:  # it has a name now that is ignored
@@ -162,16 +165,30 @@ class Engine(TreeScan):
                 if leaving is not None and not leaving.holds:
                     leaving = None  # it was in what had left from here
             if entry is not node and entry is not None:
-                # There is a directory by now: this file has gone meanwhile.
+                # There is a directory by now and this file has gone meanwhile; or they were exchanged.
+                self.doubt(node)
                 if leaving is not None:
                     tree.remove(leaving.parent, leaving.name)
             elif leaving is not None:
-                if leaving.parent is not node or leaving.name != name:
-                    tree.move(leaving.parent, leaving.name, node, name, cookie)
+                self._move_file(leaving, node, name, cookie)
             elif entry is node:
                 tree.add(node, name, cookie)
             else:
                 tree.say(Kind.MODIFIED, node, name, False, cookie)  # another file, from outside
+
+    def _move_file(self, leaving: Leaving, node: Node, name: str, cookie: int) -> None:
+        here, there = (leaving.parent, leaving.name), (node, name)
+        if here == there:
+            return
+        if self._replaced.pop(here, None) == there:
+            # Back to where it came from; or two files were exchanged by one rename, which gives the same
+            # records, and the second is where the first was.
+            self.doubt(leaving.parent)
+        if name in node.entries:
+            self._replaced[there] = here
+            if len(self._replaced) > EXCHANGES:
+                del self._replaced[next(iter(self._replaced))]
+        self.tree.move(*here, *there, cookie)
 
     def _directory(self, node: Node, mask: int, cookie: int, name: str) -> Steps:
         tree = self.tree
@@ -181,11 +198,12 @@ class Engine(TreeScan):
             if leaving is not None and leaving.node is None:
                 self.doubt(leaving.parent)  # a file is there by now
                 leaving = None
-            if mask & _CREATE and entry is not node and self.has_left(node, name):
-                self.vacate(node, name)
-                entry = node
-            if mask & _CREATE and entry is not node and (entry is None or entry.wd >= 0):
-                return  # it was found by a listing
+            if mask & _CREATE and entry is not node:
+                if self.has_left(node, name):
+                    self.vacate(node, name)
+                elif entry is None or entry.wd >= 0:
+                    return  # it was found by a listing
+                entry = node.entries.get(name, node)
             if self.recursive:
                 yield from self._arrived(node, name, cookie, leaving)
             elif leaving is not None:
@@ -313,6 +331,7 @@ class Engine(TreeScan):
                     self.doubt(node.parent)
                 else:
                     yield from self._check_root(node, Kind.DELETED)
+        self._replaced.clear()
         now = self.clock()
         for leaving in self.pairs:
             if now - leaving.since >= PATIENCE:

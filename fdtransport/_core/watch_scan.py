@@ -251,7 +251,7 @@ class TreeScan:
 
     def scan(self, node: Node, fd: int, every: bool = False) -> Steps:
         """List *node*, opened as *fd*, and every directory in it that is new, or *every* one."""
-        files, tree = self.files, self.tree
+        files = self.files
         device = files.device(fd)
         stack: list[tuple[Node, int, int, list[str]]] = []
         try:
