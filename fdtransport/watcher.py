@@ -372,12 +372,12 @@ def watch(
     and RESCANNED. The events alone, applied to what ``snapshot()`` gave (or with *initial* to nothing), give
     the tree.
 
-    *roots*: directories, or links to some, all str or all bytes; more by ``add``. *recursive*: False for what
-    is directly in them. *mask*: what is told of the contents of files, from MODIFY, CLOSE_WRITE, ATTRIB, OPEN,
-    ACCESS and CLOSE_NOWRITE (the last three also for our own listing of directories). *ignore*: names or
-    patterns as ``fnmatch`` has them, those with a ``/`` for the path below the root, or a function of the
-    path and whether it is a directory; what is ignored is not even watched. *follow_root*: a root need not be
-    there, and is watched again whenever it is. *initial*: tell what is there at the beginning as CREATED.
+    *roots*: directories, or links to some, all str or all bytes; more by ``add``. *recursive*: False for
+    what is directly in them. *mask*: what is told of the contents of files, from MODIFY, CLOSE_WRITE,
+    ATTRIB, OPEN, ACCESS and CLOSE_NOWRITE (the last three also of our own listing of directories). *ignore*:
+    names or patterns as ``fnmatch`` has them, those with a ``/`` for the path below the root, or a function
+    of the path and whether it is a directory; what is ignored is not even watched. *follow_root*: a root
+    need not be there, and is watched again whenever it is. *initial*: tell what is there at first as CREATED.
     *settle*: seconds of quiet before events are told, those that cancel each other out left away. *batch*: a
     list of all that have come instead of one. *maxsize*: events that wait for the consumer, see
     `Subscription`.

@@ -43,7 +43,8 @@ class Stage:
 
     def command(self, seed: int, operations: int) -> list[str]:
         return [
-            sys.executable, "-S", str(HERE / "storm.py"), str(seed), str(operations), self.outside, *self.roots,
+            sys.executable, "-S", str(HERE / "storm.py"),
+            str(seed), str(operations), self.outside, *self.roots,
         ]  # fmt: skip
 
     async def storm(self, seed: int, operations: int, meanwhile: Callable[[], Any] | None = None) -> None:
@@ -95,8 +96,8 @@ async def check(watcher: Watcher, listener: Listener, roots: list[str], kept: An
     await watcher.ready()
     replay = await listener.caught_up()
     there = truth()
-    assert differ(there, watcher.snapshot()) == ""
-    assert differ(there, replay.paths) == ""
+    shown, told = differ(there, watcher.snapshot()), differ(there, replay.paths)
+    assert (shown, told) == ("", "")
     assert replay.faults == []
     assert len(watcher._engine.tree.by_wd) == sum(there.values())  # none is watched that is not there
     probes = {os.path.join(path, "probe-1") for path, is_dir in there.items() if is_dir}

@@ -106,7 +106,7 @@ def as_limit_error(exc: OSError) -> OSError:
         if _out_of_descriptors():
             return OSError(
                 exc.errno,
-                f"{exc.strerror}: the limit of descriptors of this process (RLIMIT_NOFILE of getrlimit(2)) is "
+                f"{exc.strerror}: this process's limit of descriptors (RLIMIT_NOFILE of getrlimit(2)) is "
                 f"{syscalls.descriptor_limit()}; ulimit -n raises it",
             )
         name, place = _INSTANCES, 0

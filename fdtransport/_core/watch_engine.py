@@ -64,7 +64,10 @@ class Engine(TreeScan):
         self._heard = self.clock()
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
-        self._replaced: dict[tuple[Node, str], tuple[Node, str]] = {}  # by a rename, and from where
+        # Places to which a file was moved where one was. If it leaves at once, two files may have been
+        # exchanged by one rename: then what was told of the first is told of the second as well, and that
+        # is where the first was.
+        self._replaced: dict[tuple[Node, str], bool] = {}
         self._bereft = False  # of the last root, and nobody has removed it
         self.follow: set[str] = set()  # roots that are waited for when they are not there
         self._gates: dict[int, set[str]] = {}  # watches of directories in which one of them may appear
@@ -153,7 +156,8 @@ class Engine(TreeScan):
                 tree.remove(node, name)
         elif mask & _FROM:
             if entry is None:
-                self.pairs.add(node, name, self.clock(), cookie)
+                leaving = self.pairs.add(node, name, self.clock(), cookie)
+                leaving.perhaps = self._replaced.pop((node, name), False)
         elif mask & _TO:
             leaving = self.pairs.take(cookie)
             if leaving is not None and leaving.node is not None:
@@ -164,31 +168,24 @@ class Engine(TreeScan):
                 entry = node
                 if leaving is not None and not leaving.holds:
                     leaving = None  # it was in what had left from here
+            if entry is None:
+                self._replaced[node, name] = True
+                if len(self._replaced) > EXCHANGES:
+                    del self._replaced[next(iter(self._replaced))]
             if entry is not node and entry is not None:
                 # There is a directory by now and this file has gone meanwhile; or they were exchanged.
                 self.doubt(node)
                 if leaving is not None:
                     tree.remove(leaving.parent, leaving.name)
             elif leaving is not None:
-                self._move_file(leaving, node, name, cookie)
+                if leaving.perhaps:
+                    self.doubt(leaving.parent)
+                if leaving.parent is not node or leaving.name != name:
+                    tree.move(leaving.parent, leaving.name, node, name, cookie)
             elif entry is node:
                 tree.add(node, name, cookie)
             else:
                 tree.say(Kind.MODIFIED, node, name, False, cookie)  # another file, from outside
-
-    def _move_file(self, leaving: Leaving, node: Node, name: str, cookie: int) -> None:
-        here, there = (leaving.parent, leaving.name), (node, name)
-        if here == there:
-            return
-        if self._replaced.pop(here, None) == there:
-            # Back to where it came from; or two files were exchanged by one rename, which gives the same
-            # records, and the second is where the first was.
-            self.doubt(leaving.parent)
-        if name in node.entries:
-            self._replaced[there] = here
-            if len(self._replaced) > EXCHANGES:
-                del self._replaced[next(iter(self._replaced))]
-        self.tree.move(*here, *there, cookie)
 
     def _directory(self, node: Node, mask: int, cookie: int, name: str) -> Steps:
         tree = self.tree
@@ -220,9 +217,8 @@ class Engine(TreeScan):
             if leaving is not None:
                 self.pairs.drop(leaving)
             tree.remove(node, name)
-        elif mask & _FROM:
-            if entry is not node and entry is not None:
-                self.pairs.add(node, name, self.clock(), cookie)
+        elif entry is not node and entry is not None:  # MOVED_FROM
+            self.pairs.add(node, name, self.clock(), cookie)
 
     def _arrived(self, parent: Node, name: str, cookie: int, leaving: Leaving | None) -> Steps:
         """A directory was made, or has moved, to *name* in *parent*: watch it and see what is in it."""
@@ -331,7 +327,6 @@ class Engine(TreeScan):
                     self.doubt(node.parent)
                 else:
                     yield from self._check_root(node, Kind.DELETED)
-        self._replaced.clear()
         now = self.clock()
         for leaving in self.pairs:
             if now - leaving.since >= PATIENCE:
@@ -346,11 +341,21 @@ class Engine(TreeScan):
 
     def _end(self, leaving: Leaving) -> None:
         """Nothing was heard of it. It has gone, unless it never left."""
-        node = leaving.node
-        if leaving.holds and node is not None and node.wd >= 0 and self.is_there(node):
+        if leaving.holds and self._never_left(leaving):
             self.pairs.drop(leaving)
         else:
             self.give_up(leaving)
+
+    def _never_left(self, leaving: Leaving) -> bool:
+        if leaving.node is not None:
+            return leaving.node.wd >= 0 and self.is_there(leaving.node)
+        directory = self.open(leaving.parent)
+        if directory is None:
+            return False
+        try:
+            return self.files.has_file(directory, leaving.name)
+        finally:
+            self.files.close(directory)
 
     # -- roots --------------------------------------------------------------------------------
 

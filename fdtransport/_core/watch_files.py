@@ -7,6 +7,7 @@ one directory, whatever becomes of its names meanwhile.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -52,6 +53,14 @@ class Files:
 
     def list(self, fd: int) -> AbstractContextManager[Iterator[Any]]:
         return syscalls.scandir(fd)
+
+    def has_file(self, directory: int, name: str) -> bool:
+        """Whether there is a *name* in *directory* that is no directory."""
+        try:
+            found = syscalls.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return not stat.S_ISDIR(found.st_mode)
 
     def device(self, fd: int) -> int:
         return syscalls.fstat(fd).st_dev

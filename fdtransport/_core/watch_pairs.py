@@ -17,7 +17,7 @@ __all__ = ["Leaving", "Pairs"]
 class Leaving:
     """What has left: *name* in *parent*, which was *node*, or None for what is no directory."""
 
-    __slots__ = ("key", "name", "node", "parent", "since")
+    __slots__ = ("key", "name", "node", "parent", "perhaps", "since")
 
     def __init__(self, key: int, parent: Node, name: str, node: Node | None, since: float) -> None:
         self.key = key  # the cookie; below 0 for what has none
@@ -25,6 +25,7 @@ class Leaving:
         self.name = name
         self.node = node
         self.since = since
+        self.perhaps = False  # whether something of that name may be there nevertheless
 
     @property
     def holds(self) -> bool:
@@ -47,7 +48,7 @@ class Pairs:
     def __iter__(self) -> Iterator[Leaving]:
         return iter(list(self._by_key.values()))
 
-    def add(self, parent: Node, name: str, since: float, cookie: int = 0) -> None:
+    def add(self, parent: Node, name: str, since: float, cookie: int = 0) -> Leaving:
         """*name* in *parent* has left; *cookie* 0: a scan did not find it."""
         earlier = self._by_place.get((parent, name))
         if earlier is not None:
@@ -57,6 +58,7 @@ class Pairs:
             cookie = self._next
         leaving = Leaving(cookie, parent, name, parent.entries[name], since)
         self._by_key[cookie] = self._by_place[parent, name] = leaving
+        return leaving
 
     def at(self, parent: Node, name: str) -> Leaving | None:
         """What has left from there, and is still thought to be there."""

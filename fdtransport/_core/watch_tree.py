@@ -167,9 +167,18 @@ class Tree:
     # -- changing -----------------------------------------------------------------------------
 
     def say(
-        self, kind: Kind, parent: Node | None, name: str, is_dir: bool, cookie: int = 0, synthetic: bool = False,
-        old: str | None = None, error: OSError | None = None, replaced: bool = False, node: Node | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        kind: Kind,
+        parent: Node | None,
+        name: str,
+        is_dir: bool,
+        cookie: int = 0,
+        synthetic: bool = False,
+        old: str | None = None,
+        error: OSError | None = None,
+        replaced: bool = False,
+        node: Node | None = None,
+    ) -> None:
         """Tell something; by itself it changes nothing here."""
         where = "" if parent is None else self.path(parent)
         self._tell(_new(Change, (kind, where, name, is_dir, cookie, synthetic, old, error, replaced)), node)
