@@ -340,22 +340,26 @@ class Engine(TreeScan):
                 yield
 
     def _end(self, leaving: Leaving) -> None:
-        """Nothing was heard of it. It has gone, unless it never left."""
-        if leaving.holds and self._never_left(leaving):
+        """Nothing was heard of it. It has gone, unless it never left: see where it was."""
+        parent, node = leaving.parent, leaving.node
+        directory = self.open(parent) if leaving.holds else None
+        if directory is None:
+            if leaving.holds and self.clock() - max(leaving.since, self._heard) < DESPAIR:
+                self.doubt(parent)  # that is where it was, but not where it is thought to be
+            else:
+                self.give_up(leaving)
+            return
+        try:
+            if node is None:
+                stays = self.files.has_file(directory, leaving.name)
+            else:
+                stays = node.wd >= 0 and self.is_there(node)
+        finally:
+            self.files.close(directory)
+        if stays:
             self.pairs.drop(leaving)
         else:
             self.give_up(leaving)
-
-    def _never_left(self, leaving: Leaving) -> bool:
-        if leaving.node is not None:
-            return leaving.node.wd >= 0 and self.is_there(leaving.node)
-        directory = self.open(leaving.parent)
-        if directory is None:
-            return False
-        try:
-            return self.files.has_file(directory, leaving.name)
-        finally:
-            self.files.close(directory)
 
     # -- roots --------------------------------------------------------------------------------
 
