@@ -163,15 +163,15 @@ class Engine(TreeScan):
             if leaving is not None and leaving.node is not None:
                 self.doubt(leaving.parent)  # a directory is there by now
                 leaving = None
+            if entry is None or node in self.unsure:
+                self._replaced[node, name] = True
+                if len(self._replaced) > EXCHANGES:
+                    del self._replaced[next(iter(self._replaced))]
             if entry is not node and self.has_left(node, name):
                 self.vacate(node, name)
                 entry = node
                 if leaving is not None and not leaving.holds:
                     leaving = None  # it was in what had left from here
-            if entry is None:
-                self._replaced[node, name] = True
-                if len(self._replaced) > EXCHANGES:
-                    del self._replaced[next(iter(self._replaced))]
             if entry is not node and entry is not None:
                 # There is a directory by now and this file has gone meanwhile; or they were exchanged.
                 self.doubt(node)
