@@ -42,6 +42,9 @@ endpoints:
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
   file:/path                a file                      ?append&create=yes|no|new
+                                                        or, to read, ?follow&from=start|end
+  watch:/directory          its events as JSON lines    ?ignore=NAME,...&recursive=yes|no
+                                                        &initial&follow&settle=SECONDS
 
 examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock

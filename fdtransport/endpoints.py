@@ -124,7 +124,11 @@ async def connect_url(
                             ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
     ``pty:/link``           a virtual serial port with a link to it; ``mode=660`` as in ``connect_pty``
-    ``file:/path``          for writing: ``append``, ``create=yes|no|new``
+    ``file:/path``          for writing: ``append``, ``create=yes|no|new``; for reading: ``follow`` it as
+                            it grows and is rotated, ``from=start|end``
+    ``watch:/directory``    what happens in it and below, as lines of JSON: ``recursive=yes|no``,
+                            ``initial``, ``follow`` (it need not be there), ``settle=SECONDS``,
+                            ``ignore=NAME,...``
     ======================  =====================================================================
 
     *mode*: ``"r"`` to read, ``"w"`` to write, ``"rw"`` for both. Default: both; for FIFOs and files,

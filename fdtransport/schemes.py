@@ -16,8 +16,10 @@ from ._core.plain_file import opened_file
 from ._core.socket_file import unix_family
 from ._core.stream import StreamTransport
 from .datagrams import create_datagram_endpoint
+from .errors import EndpointError
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .follow import connect_follow
 from .pty_port import connect_pty
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
@@ -39,6 +41,7 @@ from .urls import (
     host_name,
     listening_address,
     name,
+    names,
     nothing,
     path,
     permissions,
@@ -46,6 +49,7 @@ from .urls import (
     socket_path,
     whole,
 )
+from .watch_lines import connect_watch
 
 __all__ = ["OF_NO_USE", "SCHEMES", "Factory", "Scheme"]
 
@@ -170,6 +174,10 @@ async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]
 
 
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    if options.get("follow"):
+        return await connect_follow(factory, target, from_end=options.get("from") == "end")
+    if "from" in options:
+        raise EndpointError(f"file:{target}: option 'from' goes with follow")
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
         flags |= os.O_RDONLY
@@ -177,6 +185,14 @@ async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any
         flags |= os.O_WRONLY | (os.O_APPEND if options.get("append") else os.O_TRUNC)
     with opened_file(target, flags, "no" if mode == "r" else options.get("create", "yes")) as fd:
         return await open_transport(StreamTransport, factory, fd)
+
+
+async def _watch(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    given = _without(options, "ignore", "follow")
+    ignore = options["ignore"].split(",") if "ignore" in options else None
+    return await connect_watch(
+        factory, target, ignore=ignore, follow_root=options.get("follow", False), **given
+    )
 
 
 @contextlib.asynccontextmanager
@@ -293,7 +309,22 @@ SCHEMES: dict[str, Scheme] = {
         {
             "append": replace(flag(), modes=_WRITING),
             "create": replace(choice("yes", "no", "new"), modes=_WRITING),
+            "follow": replace(flag(), modes=("r",)),
+            "from": replace(choice("start", "end"), modes=("r",)),
         },
         modes=("r", "w"),
+    ),
+    "watch": Scheme(
+        "watch:/directory",
+        path,
+        _watch,
+        {
+            "recursive": flag(),
+            "initial": flag(),
+            "follow": flag(),
+            "settle": seconds(),
+            "ignore": names(),
+        },
+        modes=("r",),
     ),
 }

@@ -37,6 +37,7 @@ __all__ = [
     "host_name",
     "listening_address",
     "name",
+    "names",
     "nothing",
     "path",
     "permissions",
@@ -303,6 +304,17 @@ def name() -> Option:
         return value
 
     return Option(read, "the name of an interface, or its address")
+
+
+def names() -> Option:
+    """Patterns of names or paths; nobody looks at them here."""
+
+    def read(value: str) -> str:
+        if not all(value.split(",")):
+            raise ValueError
+        return value
+
+    return Option(read, "names or patterns with commas between them, as in .git,*.tmp")
 
 
 def permissions() -> Option:

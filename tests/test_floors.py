@@ -68,7 +68,8 @@ BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
-    "watcher": {"inotify", "watch_subscription"},
+    "watcher": {"inotify", "watch_subscription"}, "feeding": {"pipes"}, "follow": {"feeding", "inotify"},
+    "watch_lines": {"feeding", "watcher"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
