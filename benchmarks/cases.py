@@ -178,6 +178,8 @@ def _encrypted() -> list[Case]:
     return cases
 
 
+WATCHERS = ("inotify_simple", "asyncinotify", "aionotify", "twisted")
+
 CASES = (
     *_writes(),
     *_reads(),
@@ -206,6 +208,13 @@ CASES = (
         )
         for word, title in (("receive", "UDP receive, 64 waiting"), ("send", "UDP send, 64 a turn"))
         for piece in (64, 1_400)
+    ),
+    *(
+        Case(
+            name, (16,), f"8,000 CREATE and DELETE of inotify waiting, {title}", name, "event", 8_000, 400,
+            (*OURS, *WATCHERS, "blocking"), (*WATCHERS, "blocking"), ("cpu", "wall"), loads=0,
+        )
+        for name, title in (("events", "ours by connect_inotify"), ("tree-events", "ours by watch"))
     ),
     Case(
         "udp-echo", (23,), "UDP echo of 64 B, one at a time", "udp-echo", "round trip", 3_000, 200, LOOPS,

@@ -182,7 +182,7 @@ class Uvloop(Asyncio):
 
 class Fdtransport(Asyncio):
     name = "fdtransport"
-    shapes = ("relay", "protocol", "stream")
+    shapes = ("ours", "relay", "protocol", "stream")
 
     def prepare(self) -> None:
         import fdtransport
@@ -245,7 +245,7 @@ class Twisted(Library):
     """The epoll reactor, its own connection and pipe classes; asyncio's names are class-level aliases."""
 
     name = "twisted"
-    shapes = ("protocol",)
+    shapes = ("protocol", "twisted")
 
     def prepare(self) -> None:
         from twisted.internet import defer, epollreactor, process, task, tcp
@@ -411,8 +411,38 @@ class Anyio(Library):
         return Stream(stream.receive, stream.send, stream.aclose, (self._anyio.EndOfStream,))
 
 
+class InotifySimple(Blocking):
+    name = "inotify_simple"
+    shapes = ("inotify_simple",)
+
+    def prepare(self) -> None:
+        import inotify_simple
+
+        self.module: Any = inotify_simple
+
+
+class Asyncinotify(Asyncio):
+    name = "asyncinotify"
+    shapes = ("asyncinotify",)
+
+    def prepare(self) -> None:
+        import asyncinotify
+
+        self.module: Any = asyncinotify
+
+
+class Aionotify(Asyncio):
+    name = "aionotify"
+    shapes = ("aionotify",)
+
+    def prepare(self) -> None:
+        import aionotify
+
+        self.module: Any = aionotify
+
+
 COLUMNS = (
     Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), Blocking(),
-    Splice(),
+    Splice(), InotifySimple(), Asyncinotify(), Aionotify(),
 )  # fmt: skip
 LIBRARIES: dict[str, Any] = {library.name: library for library in COLUMNS}
