@@ -71,6 +71,8 @@ class Watcher:
         self._scheduled: asyncio.Handle | None = None
         self._patience = PATIENCE
         self._idle: list[asyncio.Future[None]] = []
+        self._doing: set[asyncio.Future[None]] = set()
+        self._closed = False
         self._telling = True
 
     def _plain(self, root: str | bytes) -> str:
@@ -136,6 +138,7 @@ class Watcher:
             return
         if not transport.is_closing():
             # The kernel takes its time to close an instance, for each watch that it has.
+            transport.set_protocol(_Nothing())
             until = time.perf_counter() + SLICE
             for number in list(engine.tree.by_wd):
                 engine.files.unwatch(number)
@@ -145,6 +148,11 @@ class Watcher:
         await transport.aclose()
 
     def _end(self, exc: BaseException | None) -> None:
+        self._closed = True
+        for future in (*self._idle, *self._doing):
+            if not future.done():
+                future.set_exception(OSError(errno.EBADF, "the watcher was closed"))
+        self._idle.clear()
         if self._work is not None:
             self._work.close()
             self._work = None
@@ -154,10 +162,6 @@ class Watcher:
         for subscription in self._subscriptions:
             subscription._end(exc)
         self._subscriptions.clear()
-        for future in self._idle:
-            if not future.done():
-                future.set_result(None)
-        self._idle.clear()
 
     # -- for the caller -----------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class Watcher:
     def _open_engine(self) -> Engine:
         if self._engine is None or self._transport is None:
             raise RuntimeError("a watcher is to be entered first: async with watch(...) as w")
-        if self._transport.is_closing():
+        if self._closed:
             raise OSError(errno.EBADF, "the watcher is closed")
         return self._engine
 
@@ -275,8 +279,12 @@ class Watcher:
                     future.set_result(None)
 
         engine.tasks.append(steps)
-        self._run()
-        await future
+        self._doing.add(future)
+        try:
+            self._run()
+            await future
+        finally:
+            self._doing.discard(future)
 
     def _fed(self, data: bytes) -> None:
         engine, transport = self._engine, self._transport
@@ -293,7 +301,7 @@ class Watcher:
         """Work for a little while; go on in the next turn of the loop, or when there is something to do."""
         engine, transport = self._engine, self._transport
         assert engine is not None
-        if transport is None or transport.is_closing():
+        if transport is None or self._closed:
             return
         if self._scheduled is not None:
             self._scheduled.cancel()
@@ -333,6 +341,16 @@ class Watcher:
             if not future.done():
                 future.set_result(None)
         self._idle.clear()
+
+
+class _Nothing(asyncio.BaseProtocol):
+    """The protocol when what comes is of no use any more."""
+
+    def raw_received(self, data: bytes) -> None:
+        pass
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        pass
 
 
 class _Records(asyncio.BaseProtocol):

@@ -672,6 +672,23 @@ async def test_cancelling_while_a_tree_is_listed_leaves_nothing_behind(tmp_path)
         await entering
 
 
+async def test_closing_ends_what_is_waited_for(tmp_path):
+    for n in range(300):
+        os.makedirs(tmp_path / "more" / str(n))
+    (tmp_path / "root").mkdir()
+    async with watch(tmp_path / "root") as w:
+        os.rename(tmp_path / "more" / "0", tmp_path / "root" / "0")
+        os.rename(tmp_path / "root" / "0", tmp_path / "more" / "0")
+        waiting = [asyncio.ensure_future(each) for each in (w.ready(), w.add(tmp_path / "more"), w.rescan())]
+        await turns(1)
+        await w.aclose()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert any(isinstance(result, OSError) for result in results)
+        assert all(result is None or result.errno == errno.EBADF for result in results)
+        with pytest.raises(OSError, match="closed"):
+            await w.add(tmp_path)
+
+
 async def test_asking_for_readiness_can_be_cancelled(tmp_path):
     async with watch(tmp_path) as w:
         touch(tmp_path / "f")
