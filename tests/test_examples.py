@@ -124,13 +124,25 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
     assert transport.fileno() == -1
 
 
+def test_the_view_of_the_example_is_the_tree_and_the_log_arrives_whole() -> None:
+    assert run("-m", "examples.tree_view").stdout.decode().endswith(" paths, 0 of them wrong\n")
+    lines = run("-m", "examples.tail_logs", "--lines", "450").stdout.decode().splitlines()
+    assert lines == [
+        "450 lines were written, and the file was rotated 4 times",
+        "455 lines arrived, each in its place",
+    ]
+
+
 #: The number that each of them takes.
 OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
+    "on_change": "--settle",
     "pump": "--pieces",
+    "tail_logs": "--lines",
     "timer": "--interval",
     "tour": "--size",
+    "tree_view": "--changes",
 }
 
 
@@ -167,9 +179,12 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
     much = {
         "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
+        "on_change": ["--settle=10"],
         "pump": ["--pieces=100000000"],
+        "tail_logs": ["--lines=10000000"],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
+        "tree_view": ["--changes=1000000"],
     }
     command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
     result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
