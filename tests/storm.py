@@ -17,7 +17,8 @@ import shutil
 import sys
 from typing import ClassVar
 
-NAMES = [*"abcdefghij", "sub.d", "t\udcff", "a name"]
+TEXT = [*"abcdefghij", "sub.d", "a name"]
+NAMES = [*TEXT, "t\udcff"]
 _libc = ctypes.CDLL(None, use_errno=True)
 RENAME_EXCHANGE = 2
 
@@ -29,7 +30,8 @@ def exchange(one: str, other: str) -> None:
 
 
 class Storm:
-    def __init__(self, seed: int, outside: str, roots: list[str]) -> None:
+    def __init__(self, seed: int, outside: str, roots: list[str], names: list[str] = NAMES) -> None:
+        self.names = names
         self.random = random.Random(seed)
         self.outside = outside
         self.roots = roots
@@ -47,7 +49,7 @@ class Storm:
                 self.files += [os.path.join(path, name) for name in files]
 
     def name(self) -> str:
-        name = self.random.choice(NAMES)
+        name = self.random.choice(self.names)
         return name if self.random.random() < 0.8 else f"{name}{self.random.randrange(1000)}"
 
     def place(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from storm import flood
 from tree_oracle import Replay, differ, walked
+from watchers_side_by_side import compare
 
 from fdtransport import Watcher, watch
 from fdtransport._core.inotify_records import unpacked
@@ -259,6 +260,13 @@ TREES = {"changing_roots": 4, "plain": 2}
 async def test_what_was_told_is_what_is_there(way, seed, tmp_path):
     stage = Stage(tmp_path, TREES.get(way, 1))
     await WAYS[way](stage, seed, 3000 if MANY else 700)
+
+
+def test_the_comparison_with_others_finds_nothing_missing_here():
+    for blocked in (False, True):
+        row = compare("fdtransport", 0, 200, blocked, quiet=0.2)
+        assert (row["missing"], row["ghosts"], row["note"]) == (0, 0, "")
+        assert row["probes"] == row["directories"] > 5
 
 
 @pytest.mark.skipif(not MANY, reason="takes minutes: FDTRANSPORT_STORMS=many")
