@@ -84,6 +84,9 @@ GATES = (
     Gate(20, "ready-2900", "asyncio-64k", 0.9),
     Gate(21, "accept", "asyncio", 1.2, 1.6),
     Gate(21, "accept", "uvloop", 0.7, 1.0),
+    Gate(16, "events", "inotify_simple", 1.1, 1.3),
+    Gate(16, "events", "asyncinotify", 3.4, 4.0),
+    Gate(16, "events", "twisted", 3.4, 4.0),
     # Stock asyncio's are two to seven times slower, by the luck of its heap here too: printed, no gate.
     Gate(23, "udp-receive-64", "asyncio-64k", 1.5, 2.0),
     Gate(23, "udp-receive-64", "uvloop", 0.6, 0.9),

@@ -250,7 +250,7 @@ class Uvloop(Asyncio):
 
 class Fdtransport(Asyncio):
     name = "fdtransport"
-    shapes = ("relay", "protocol", "stream")
+    shapes = ("ours", "relay", "protocol", "stream")
     #: Of the interfaces, where the medium is a TUN.
     tun_mtu = 1500
     tun_offload: str | None = None
@@ -358,7 +358,7 @@ class Twisted(Library):
     """The epoll reactor, its own connection and pipe classes; asyncio's names are class-level aliases."""
 
     name = "twisted"
-    shapes = ("protocol",)
+    shapes = ("protocol", "twisted")
 
     def prepare(self) -> None:
         from twisted.internet import defer, epollreactor, process, task, tcp
@@ -579,9 +579,40 @@ class Pexpect(Blocking):
         return child
 
 
+class InotifySimple(Blocking):
+    name = "inotify_simple"
+    shapes = ("inotify_simple",)
+
+    def prepare(self) -> None:
+        import inotify_simple
+
+        self.module: Any = inotify_simple
+
+
+class Asyncinotify(Asyncio):
+    name = "asyncinotify"
+    shapes = ("asyncinotify",)
+
+    def prepare(self) -> None:
+        import asyncinotify
+
+        self.module: Any = asyncinotify
+
+
+class Aionotify(Asyncio):
+    name = "aionotify"
+    shapes = ("aionotify",)
+
+    def prepare(self) -> None:
+        import aionotify
+
+        self.module: Any = aionotify
+
+
 COLUMNS = (
     Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), Blocking(),
     Splice(), Ptyprocess(), Pexpect(),
     PyTun(), Fdtransport9000(), FdtransportRaw(), FdtransportSplit(),
+    InotifySimple(), Asyncinotify(), Aionotify(),
 )  # fmt: skip
 LIBRARIES: dict[str, Any] = {library.name: library for library in COLUMNS}

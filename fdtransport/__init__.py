@@ -2,10 +2,14 @@
 
 from ._core.base import Detached
 from ._core.flow import Producer
+from ._core.inotify_limits import InotifyLimits
+from ._core.inotify_records import InotifyMask
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
+from ._core.watch_tree import Change as WatchEvent
+from ._core.watch_tree import Kind as WatchKind
 from .activation import ActivationSocket, activation_sockets
 from .attach import TerminalTransport, attach_terminal, connect_terminal
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
@@ -14,6 +18,7 @@ from .errors import (
     BufferLimitError,
     DescriptorInUseError,
     EndpointError,
+    InotifyLimitError,
     OutputLimitError,
     TransportError,
     UnpollableFileError,
@@ -22,6 +27,14 @@ from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
+from .inotify import (
+    InotifyEvent,
+    InotifyProtocol,
+    InotifyTransport,
+    InotifyWatch,
+    WatchEnd,
+    connect_inotify,
+)
 from .link import Link, LinkState, Route
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
@@ -48,6 +61,8 @@ from .tuntap import (
 )
 from .tuntap_transport import TunTapAddress, TunTapTransport
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
+from .watch_subscription import Subscription as WatchSubscription
+from .watcher import Watcher, watch
 from .writer import StreamWriter
 
 __all__ = [
@@ -62,6 +77,13 @@ __all__ = [
     "EventLoop",
     "ExecTransport",
     "FifoTransport",
+    "InotifyEvent",
+    "InotifyLimitError",
+    "InotifyLimits",
+    "InotifyMask",
+    "InotifyProtocol",
+    "InotifyTransport",
+    "InotifyWatch",
     "Link",
     "LinkState",
     "OutputLimitError",
@@ -97,12 +119,18 @@ __all__ = [
     "TunTapTransport",
     "UnixTransport",
     "UnpollableFileError",
+    "WatchEnd",
+    "WatchEvent",
+    "WatchKind",
+    "WatchSubscription",
+    "Watcher",
     "WindowSize",
     "activation_sockets",
     "attach_terminal",
     "connect_exec",
     "connect_fd",
     "connect_fifo",
+    "connect_inotify",
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
@@ -144,4 +172,5 @@ __all__ = [
     "start_unix_server",
     "subprocess_exec",
     "subprocess_shell",
+    "watch",
 ]

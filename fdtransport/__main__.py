@@ -50,6 +50,9 @@ endpoints:
   tun:name                  a TUN interface             ?addr=10.9.0.1/24&mtu=N&up=no&route=NET&netns=PATH
   tap:name                  a TAP interface             the same, and ?hwaddr=MAC
   file:/path                a file                      ?append&create=yes|no|new
+                                                        or, to read, ?follow&from=start|end
+  watch:/directory          its events as JSON lines    ?ignore=NAME,...&recursive=yes|no
+                                                        &initial&follow&settle=SECONDS
 
 examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock

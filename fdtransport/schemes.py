@@ -23,6 +23,7 @@ from .errors import EndpointError
 from .exec import connect_exec
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .follow import connect_follow
 from .processes import shell_words
 from .pty_port import connect_pty
 from .pty_process import spawn_pty
@@ -53,6 +54,7 @@ from .urls import (
     key,
     listening_address,
     name,
+    names,
     namespace,
     networks,
     nothing,
@@ -64,6 +66,7 @@ from .urls import (
     window,
     words,
 )
+from .watch_lines import connect_watch
 
 __all__ = ["OF_NO_USE", "SCHEMES", "Factory", "Scheme"]
 
@@ -225,6 +228,10 @@ async def _tuntap(
 
 
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    if options.get("follow"):
+        return await connect_follow(factory, target, from_end=options.get("from") == "end")
+    if "from" in options:
+        raise EndpointError(f"file:{target}: option 'from' goes with follow")
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
         flags |= os.O_RDONLY
@@ -232,6 +239,14 @@ async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any
         flags |= os.O_WRONLY | (os.O_APPEND if options.get("append") else os.O_TRUNC)
     with opened_file(target, flags, "no" if mode == "r" else options.get("create", "yes")) as fd:
         return await open_transport(StreamTransport, factory, fd)
+
+
+async def _watch(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    given = _without(options, "ignore", "follow")
+    ignore = options["ignore"].split(",") if "ignore" in options else None
+    return await connect_watch(
+        factory, target, ignore=ignore, follow_root=options.get("follow", False), **given
+    )
 
 
 @contextlib.asynccontextmanager
@@ -380,7 +395,22 @@ SCHEMES: dict[str, Scheme] = {
         {
             "append": replace(flag(), modes=_WRITING),
             "create": replace(choice("yes", "no", "new"), modes=_WRITING),
+            "follow": replace(flag(), modes=("r",)),
+            "from": replace(choice("start", "end"), modes=("r",)),
         },
         modes=("r", "w"),
+    ),
+    "watch": Scheme(
+        "watch:/directory",
+        path,
+        _watch,
+        {
+            "recursive": flag(),
+            "initial": flag(),
+            "follow": flag(),
+            "settle": seconds(),
+            "ignore": names(),
+        },
+        modes=("r",),
     ),
 }

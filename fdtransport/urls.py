@@ -44,6 +44,7 @@ __all__ = [
     "key",
     "listening_address",
     "name",
+    "names",
     "namespace",
     "networks",
     "nothing",
@@ -427,6 +428,17 @@ def namespace() -> Option:
         return int(value) if re.fullmatch(r"[1-9][0-9]{0,9}", value) else value
 
     return Option(read, "a network namespace: a path, a name or the id of a process")
+
+
+def names() -> Option:
+    """Patterns of names or paths; nobody looks at them here."""
+
+    def read(value: str) -> str:
+        if not all(value.split(",")):
+            raise ValueError
+        return value
+
+    return Option(read, "names or patterns with commas between them, as in .git,*.tmp")
 
 
 def permissions() -> Option:

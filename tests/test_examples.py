@@ -139,6 +139,15 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
     assert transport.fileno() == -1
 
 
+def test_the_view_of_the_example_is_the_tree_and_the_log_arrives_whole() -> None:
+    assert run("-m", "examples.tree_view").stdout.decode().endswith(" paths, 0 of them wrong\n")
+    lines = run("-m", "examples.tail_logs", "--lines", "450").stdout.decode().splitlines()
+    assert lines == [
+        "450 lines were written, and the file was rotated 4 times",
+        "455 lines arrived, each in its place",
+    ]
+
+
 #: The number that each of them takes.
 OPTION = {
     "activated": "--idle",
@@ -155,6 +164,9 @@ OPTION = {
     "tun_pcap": "--count",
     "tun_ping": "--count",
     "vpn": "--size",
+    "on_change": "--settle",
+    "tail_logs": "--lines",
+    "tree_view": "--changes",
 }
 
 
@@ -217,6 +229,9 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
         "serial_ip": ["--selftest", "--size=1000"],
         "vpn": ["--selftest", "--size=1000"],
         **{name: ["--selftest"] for name in ("tap_switch", "tun_pcap", "tun_ping")},
+        "on_change": ["--settle=10"],
+        "tail_logs": ["--lines=10000000"],
+        "tree_view": ["--changes=1000000"],
     }
     command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
     result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
