@@ -110,11 +110,7 @@ class SerialTransport(StreamTransport):
 
     def _read_eof(self) -> None:
         path = getattr(self._serial, "port", None)
-        if isinstance(path, str) and path.startswith("/") and not os.path.exists(path):
-            gone = serial_error(errno.ENODEV, f"{path} has gone: unplugged, or its other end was closed")
-        else:
-            gone = serial_error(errno.EIO, f"{path or self._serial!r} was hung up by its device or other end")
-        self._read_failed(gone)
+        self._read_failed(OSError(errno.EIO, "hung up"))
 
     def _is_end(self) -> bool:
         # pyserial sets ports up so that a read of nothing gives b"" as well (VMIN of termios(3)).
@@ -133,8 +129,11 @@ class SerialTransport(StreamTransport):
         """*exc* as a `SerialError` that says which port it was."""
         if isinstance(exc, SerialError) or meaning(exc, self._READ_ERRORS) is not Meaning.FATAL:
             return exc
-        path = getattr(self._serial, "port", None)
-        named = serial_error(exc.errno, f"{path}: {exc.strerror or exc}")
+        path = getattr(self._serial, "port", None) or repr(self._serial)
+        what = exc.strerror or str(exc)
+        if path.startswith("/") and not os.path.exists(path):
+            what = f"{what}; the device has gone: unplugged, or a virtual one whose other end was closed"
+        named = serial_error(exc.errno, f"{path}: {what}")
         exc.__traceback__ = None
         named.__cause__ = exc
         return named
@@ -156,7 +155,7 @@ class SerialTransport(StreamTransport):
             super()._end_soon()
             return
         hurry = self._departing = threading.Event()
-        if self._close_reason is not CloseReason.LOCAL:
+        if self._close_reason is CloseReason.ABORT:
             hurry.set()
         DEPARTURES.run(self._loop, _device_of(fd), lambda: self._depart(file, fd, hurry))
 
@@ -304,8 +303,8 @@ def _pyserial_options(
     inter_byte_timeout: Any = None,
     exclusive: Any = None,
     *,
-    writeTimeout: Any = None,  # noqa: N803 - pyserial's
-    interCharTimeout: Any = None,  # noqa: N803
+    writeTimeout: Any = None,
+    interCharTimeout: Any = None,
     **others: Any,
 ) -> tuple[SerialSettings, Opening, dict[str, Any]]:
     """The arguments of pyserial's ``Serial`` after the port. Timeouts have no meaning here."""

@@ -91,7 +91,7 @@ class Port:
     def is_open(self) -> bool:
         return self.fileno() >= 0
 
-    def isOpen(self) -> bool:  # noqa: N802
+    def isOpen(self) -> bool:
         return self.is_open
 
     @property
@@ -238,7 +238,7 @@ class Port:
         """Bytes that the kernel has and the line has not."""
         return serial_line.unsent(self._check_open())
 
-    def inWaiting(self) -> int:  # noqa: N802
+    def inWaiting(self) -> int:
         return self.in_waiting
 
     def write(self, data: Any) -> int:
@@ -321,8 +321,8 @@ class FilePort(Port):
         """Throw away what the kernel has and the line has not."""
         serial_line.discard_output(self._check_open())
 
-    flushInput = reset_input_buffer  # noqa: N815
-    flushOutput = reset_output_buffer  # noqa: N815
+    flushInput = reset_input_buffer
+    flushOutput = reset_output_buffer
 
 
 class SocketPort(Port):
@@ -355,5 +355,5 @@ class SocketPort(Port):
         """Nothing: what the kernel has is on its way."""
         self._check_open()
 
-    flushInput = reset_input_buffer  # noqa: N815
-    flushOutput = reset_output_buffer  # noqa: N815
+    flushInput = reset_input_buffer
+    flushOutput = reset_output_buffer

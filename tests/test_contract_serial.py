@@ -35,7 +35,7 @@ class Ports(PairMaker):
         return transport, far
 
 
-MAKE = Ports(os.openpty, Features(half_close=False, open_in_lost=False))
+MAKE = Ports(os.openpty, Features(half_close=False, open_in_lost=False, end_of_file=False, abort_keeps=False))
 
 
 @pytest.mark.parametrize("promise", stream_promises(MAKE.features), ids=str)

@@ -108,7 +108,9 @@ def _names() -> dict[int, int]:
 def _by_name(modes: list[Any]) -> Attributes:
     speeds = {number: speed for speed, number in _names().items()}
     cc = b"".join(c if isinstance(c, bytes) else bytes([c]) for c in modes[6])
-    return Attributes(*modes[:4], 0, cc, speeds.get(modes[4], modes[4]), speeds.get(modes[5], modes[5]))
+    iflag, oflag, cflag, lflag, ispeed, ospeed = modes[:6]
+    speed = speeds.get(ospeed, ospeed)
+    return Attributes(iflag, oflag, cflag, lflag, 0, cc, speeds.get(ispeed, ispeed), speed)
 
 
 def _with_names(wanted: Attributes, modes: list[Any]) -> list[Any]:
