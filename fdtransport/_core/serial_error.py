@@ -27,7 +27,7 @@ class SerialError(TransportError, _Known):
     ``serial.SerialException``, so that code written for either catches it.
 
     It is also the class that Python has for the errno, where there is one: FileNotFoundError for a port that
-    is not there, PermissionError for one that may not be opened.
+    is not there, PermissionError for one that may not be opened; and ValueError for settings that cannot be.
     """
 
 
@@ -39,6 +39,10 @@ class _Forbidden(SerialError, PermissionError):
     pass
 
 
+class _Wrong(SerialError, ValueError):
+    pass
+
+
 class _Late(SerialError, TimeoutError):
     pass
 
@@ -47,6 +51,7 @@ _CLASSES: dict[int, type[SerialError]] = {
     errno.ENOENT: _Missing,
     errno.EACCES: _Forbidden,
     errno.EPERM: _Forbidden,
+    errno.EINVAL: _Wrong,
     errno.ETIMEDOUT: _Late,
 }
 
