@@ -1,8 +1,8 @@
 """Serial ports: a drop-in for pyserial-asyncio, and what it does not have.
 
 ``from fdtransport import serial as serial_asyncio`` is all that a program for pyserial-asyncio needs. New
-ones use ``connect_serial`` and ``open_serial``. pyserial need not be installed for ports by path; where it is,
-it lends its URL schemes and its exception class.
+ones use ``connect_serial`` and ``open_serial``. pyserial need not be installed for ports by path; where it
+is, it lends its URL schemes and its exception class.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ async def connect_serial(
 ) -> tuple[SerialTransport, P]:
     """Open a serial port.
 
-    *url*: the path of the device (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``), or a URL as pyserial has them:
+    *url*: the path of the device (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``), or a URL as pyserial has:
     ``socket://host:port`` (TCP without a way to set the port up), ``hwgrep://EXPRESSION`` (the port whose
     description matches), and, served in threads, ``rfc2217://host:port``, ``loop://``, ``spy://path``. All
     but paths and sockets need pyserial. *allow*: options of the URL that write a file (``"file"`` of

@@ -134,9 +134,11 @@ async def _open_by_pyserial(
             if opening.rts is not None:
                 instance.rts = opening.rts
             instance.open()
-        except (OSError, ValueError) as exc:
-            number = getattr(exc, "errno", None) or (errno.EIO if isinstance(exc, OSError) else errno.EINVAL)
-            raise serial_error(number, f"cannot open {url}: {exc}") from exc
+        except Exception as exc:  # also a KeyError, for options that it does not know
+            below = exc.__context__  # pyserial keeps the errno of what it could not open to itself
+            number = getattr(exc, "errno", None) or getattr(below, "errno", None)
+            fallback = errno.EIO if isinstance(exc, OSError) else errno.EINVAL
+            raise serial_error(number or fallback, f"cannot open {url}: {exc}") from exc
         return instance
 
     return await made_off_loop(make, lambda instance: instance.close(), DEPARTURES)

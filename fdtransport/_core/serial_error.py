@@ -31,28 +31,28 @@ class SerialError(TransportError, _Known):
     """
 
 
-class _Missing(SerialError, FileNotFoundError):
+class SerialNotFoundError(SerialError, FileNotFoundError):
     pass
 
 
-class _Forbidden(SerialError, PermissionError):
+class SerialPermissionError(SerialError, PermissionError):
     pass
 
 
-class _Wrong(SerialError, ValueError):
+class SerialValueError(SerialError, ValueError):
     pass
 
 
-class _Late(SerialError, TimeoutError):
+class SerialTimeoutError(SerialError, TimeoutError):
     pass
 
 
 _CLASSES: dict[int, type[SerialError]] = {
-    errno.ENOENT: _Missing,
-    errno.EACCES: _Forbidden,
-    errno.EPERM: _Forbidden,
-    errno.EINVAL: _Wrong,
-    errno.ETIMEDOUT: _Late,
+    errno.ENOENT: SerialNotFoundError,
+    errno.EACCES: SerialPermissionError,
+    errno.EPERM: SerialPermissionError,
+    errno.EINVAL: SerialValueError,
+    errno.ETIMEDOUT: SerialTimeoutError,
 }
 
 
