@@ -12,10 +12,12 @@ import errno
 import socket
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ._core import serial_line, syscalls
+from ._core.parmrk import LineError
 from ._core.serial_error import serial_error
 from ._core.serial_file import SerialFile
 from ._core.serial_settings import SerialSettings
@@ -182,6 +184,11 @@ class Port:
         self._dtr = bool(on)
         self._line(serial_line.DTR, on)
 
+    def note_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Somebody else has set them."""
+        self._dtr = self._dtr if dtr is None else dtr
+        self._rts = self._rts if rts is None else rts
+
     def _line(self, line: int, on: bool) -> None:
         self._check_open()
         self._set_lines(line if on else 0, 0 if on else line)
@@ -274,9 +281,9 @@ class FilePort(Port):
     def __init__(self, file: SerialFile) -> None:
         super().__init__(file.path, file.settings)
         self.file: SerialFile = file
+        self.on_line_error: Callable[[LineError], object] | None = None
         self._rts = file.opening.rts is not False
         self._dtr = file.opening.dtr is not False
-        self._rs485: Any = None
 
     def fileno(self) -> int:
         return self.file.fd

@@ -23,8 +23,9 @@ except ImportError:  # Windows
 
 __all__ = [
     "Attributes", "Counters", "attributes_of", "configured", "counters_of", "discard_input",
-    "discard_output", "exclude_others", "hanging_up", "has_modem_lines", "modem_lines", "refused",
-    "set_attributes", "set_break", "set_modem_lines", "settings_in", "unsent", "until_shifted_out",
+    "discard_output", "exclude_others", "hanging_up", "has_low_latency", "modem_lines", "refused",
+    "set_attributes", "set_break", "set_low_latency", "set_modem_lines", "settings_in", "unsent",
+    "until_shifted_out",
 ]  # fmt: skip
 
 #: Of ioctl_tty(2), as all but alpha, mips, parisc, powerpc and sparc have them.
@@ -220,16 +221,6 @@ def set_modem_lines(fd: int, on: int, off: int = 0) -> None:
         syscalls.ioctl(fd, termios.TIOCMBIS, struct.pack("i", on))
 
 
-def has_modem_lines(fd: int) -> bool:
-    try:
-        modem_lines(fd)
-    except OSError as exc:
-        if exc.errno in NO_SUCH:
-            return False
-        raise
-    return True
-
-
 #: What a driver answers to a call that it does not have.
 NO_SUCH = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -313,6 +304,24 @@ def _held_by_hardware(fd: int) -> int:
     answer = array.array("i", [0] * 32)
     syscalls.ioctl(fd, termios.TIOCGSERIAL, answer)
     return answer[5] or 1
+
+
+#: Flags and place of them in struct serial_struct.
+_LOW_LATENCY, _FLAGS = 0x2000, 4
+
+
+def set_low_latency(fd: int, on: bool) -> None:
+    """Have the driver hand over each character at once (ASYNC_LOW_LATENCY of setserial(8))."""
+    state = array.array("i", [0] * 32)
+    syscalls.ioctl(fd, termios.TIOCGSERIAL, state)
+    state[_FLAGS] = state[_FLAGS] | _LOW_LATENCY if on else state[_FLAGS] & ~_LOW_LATENCY
+    syscalls.ioctl(fd, termios.TIOCSSERIAL, state)
+
+
+def has_low_latency(fd: int) -> bool:
+    state = array.array("i", [0] * 32)
+    syscalls.ioctl(fd, termios.TIOCGSERIAL, state)
+    return bool(state[_FLAGS] & _LOW_LATENCY)
 
 
 def discard_output(fd: int) -> None:
