@@ -101,7 +101,7 @@ class Port:
         return self._settings
 
     def _set(self, **changes: Any) -> None:
-        self._configure(replace(self._settings, **changes))
+        self._configure(replace(self.settings, **changes))
 
     @property
     def baudrate(self) -> int:

@@ -19,7 +19,7 @@ class LineError(NamedTuple):
     """Something that came over the line and was no proper character."""
 
     kind: Literal["break", "damaged"]
-    """A break; or a character with the wrong parity or without a stop bit (the driver's counts tell which)."""
+    """A break; or a character with the wrong parity or without a stop bit (the counts tell which)."""
     offset: int
     """How many bytes came before it, since the port was opened: its place in what was received."""
     byte: int | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import struct
 import sys
 from collections.abc import Iterator
@@ -70,10 +71,8 @@ def attributes_of(fd: int) -> Attributes:
 def set_attributes(fd: int, wanted: Attributes) -> None:
     """Take *wanted* over at once: nothing is flushed, nothing is waited for."""
     if _has_termios2():
-        cflag = wanted.cflag & ~(_CBAUD | _CBAUD << _IBSHIFT) | _BOTHER | _BOTHER << _IBSHIFT
-        packed = _TERMIOS2.pack(wanted.iflag, wanted.oflag, cflag, *wanted[3:])
         try:
-            syscalls.ioctl(fd, _TCSETS2, packed)
+            syscalls.ioctl(fd, _TCSETS2, _TERMIOS2.pack(*wanted))
             return
         except OSError as exc:
             if exc.errno != errno.EINVAL:
@@ -99,6 +98,7 @@ def _tcsetattr(fd: int, modes: list[Any]) -> None:
         raise OSError(*exc.args) from None
 
 
+@functools.cache
 def _names() -> dict[int, int]:
     """Speed -> the number that termios has for it."""
     names = [name for name in dir(termios) if name[0] == "B" and name[1:].isdigit()]
@@ -147,6 +147,9 @@ def configured(before: Attributes, settings: SerialSettings, *, mark_errors: boo
     cc = bytearray(before.cc)
     cc[t.VMIN], cc[t.VTIME] = 1, 0  # else a read of nothing would look like the end
     speed = settings.baudrate
+    if _has_termios2():
+        # Those who ask by termios(3) see the usual speeds by their names.
+        cflag = cflag & ~(_CBAUD | _CBAUD << _IBSHIFT) | _names().get(speed, _BOTHER)
     return Attributes(iflag, before.oflag & ~t.OPOST, cflag, lflag, before.line, bytes(cc), speed, speed)
 
 

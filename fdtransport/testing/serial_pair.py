@@ -1,4 +1,4 @@
-"""Two virtual serial ports with a null modem cable between them, for tests of programs that use such ports."""
+"""Two virtual serial ports with a null modem cable between them, for tests of programs that use some."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class VirtualPort:
 
 
 class SerialPair:
-    """``a`` and ``b`` are the ends: what one sends the other receives, RTS of one is CTS of the other, and DTR
-    of one is DSR and CD of the other."""
+    """``a`` and ``b`` are the ends: what one sends the other receives, RTS of one is CTS of the other, and
+    DTR of one is DSR and CD of the other."""
 
     def __init__(self, directory: str, *, speed: bool, rs485: bool) -> None:
         self.a: VirtualPort = VirtualPort(os.path.join(directory, "ttyA"), speed=speed, rs485=rs485)
@@ -89,7 +89,7 @@ class SerialPair:
 async def serial_pair(
     *, speed: bool = False, rs485: bool = False, faults: FaultPlan | None = None
 ) -> AsyncIterator[SerialPair]:
-    """Two virtual serial ports that are connected to each other, while the block runs.
+    """Two virtual serial ports that are connected to each other, for as long as the block runs.
 
     Bytes go through terminals of the kernel (pty(7)). Attributes, modem lines, counts, breaks and damaged
     characters are emulated, for this library only: another program sees a terminal. *speed*: have bytes take

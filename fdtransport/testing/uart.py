@@ -188,7 +188,7 @@ class Uart:
             if name != "ri" or not on:
                 self.counts[name] += 1
             if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._send)
+                self._loop.call_soon_threadsafe(self._send)
 
     def _set_outputs(self, bits: int, on: bool) -> None:
         self.lines = self.lines | bits if on else self.lines & ~bits
