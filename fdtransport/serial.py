@@ -49,12 +49,17 @@ StrPath = str | os.PathLike[str]
 
 
 async def _connect(
-    loop: asyncio.AbstractEventLoop | None, protocol_factory: Callable[[], P], port: Any, gap: float = 0.0
+    loop: asyncio.AbstractEventLoop | None,
+    protocol_factory: Callable[[], P],
+    port: Any,
+    gap: float = 0.0,
+    close_timeout: float | None = None,
 ) -> tuple[SerialTransport, P]:
     """A transport on an open port, which is closed if that fails."""
 
     def make(running: Any, file: Any, protocol: Any, waiter: Any) -> SerialTransport:
         transport = SerialTransport(loop or running, protocol, file, waiter)
+        transport.close_timeout = close_timeout
         if gap:
             transport.gather_frames(gap)
         return transport
@@ -86,6 +91,7 @@ async def connect_serial(
     rs485: RS485 | None = None,
     read_gap: float | Characters | None = None,
     on_line_error: Callable[[LineError], object] | None = None,
+    close_timeout: float | None = None,
     allow: Collection[str] = (),
 ) -> tuple[SerialTransport, P]:
     """Open a serial port.
@@ -105,6 +111,9 @@ async def connect_serial(
     *read_gap*: seconds of silence, or `Characters`, that end a frame: ``data_received`` is called once for
     each, and for parts of one above 64 KiB. *on_line_error*: called with a `LineError` for each break and
     each damaged character, before the bytes that came with it.
+
+    *close_timeout*: seconds after which ``close()`` becomes ``abort()``; None waits for as long as the line
+    takes.
 
     Returns ``(transport, protocol)`` after ``connection_made``. The port is opened in a thread. When this
     raises or is cancelled, nothing stays open. At the end the port is put back as it was found.
@@ -131,7 +140,7 @@ async def connect_serial(
     port = await open_port(os.fspath(url), settings, opening, allow)
     if isinstance(port, FilePort):
         port.on_line_error = on_line_error
-    return await _connect(None, protocol_factory, port, gap)
+    return await _connect(None, protocol_factory, port, gap, close_timeout)
 
 
 async def open_serial(
@@ -203,14 +212,13 @@ async def create_serial_connection(
 
     The port is opened in a thread, and ``connection_made`` has been called when this returns. What has come
     before is kept. Settings that the driver does not have are taken no notice of, as by pyserial;
-    ``connect_serial`` does.
-
-    *allow*: see there.
+    ``connect_serial`` does. *close_timeout*, *allow*: see there.
 
     :raises SerialError: see ``connect_serial``. :raises ValueError: an argument that pyserial does not have.
     """
+    close_timeout = kwargs.pop("close_timeout", None)
     port = await _port_for(*args, **kwargs)
-    return await _connect(loop, protocol_factory, port)
+    return await _connect(loop, protocol_factory, port, close_timeout=close_timeout)
 
 
 async def _port_for(url: Any, *args: Any, allow: Collection[str] = (), **kwargs: Any) -> Any:

@@ -49,7 +49,7 @@ class SerialTransport(FrameReading):
     :raises SerialError: *serial_instance* is not open.
     """
 
-    __slots__ = ("_departing", "_hand", "_pump", "_serial", "_tty")
+    __slots__ = ("_close_timeout", "_closing_timer", "_departing", "_hand", "_pump", "_serial", "_tty")
 
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
@@ -64,6 +64,8 @@ class SerialTransport(FrameReading):
     ) -> None:
         self._serial = serial_instance
         self._departing = None
+        self._close_timeout: float | None = None
+        self._closing_timer: asyncio.TimerHandle | None = None
         self._hand: HandDriven | None = None
         file = serial_instance if _has_own_descriptor(serial_instance) else PumpedPort(serial_instance)
         self._pump = file if isinstance(file, PumpedPort) else None
@@ -87,7 +89,8 @@ class SerialTransport(FrameReading):
                 self._sys = MarkedReading(self._tell_line_error)
             by_hand = self._serial.file.rs485_by_hand
             if by_hand is not None:
-                hand = HandDriven(self._loop, self._sys, self._rfd, self._serial.settings, by_hand)
+                port = self._serial
+                hand = HandDriven(self._loop, self._sys, self._rfd, port.settings, by_hand, self._queued)
                 self._sys = self._hand = hand
 
     @property
@@ -298,6 +301,9 @@ class SerialTransport(FrameReading):
 
     # -- modes of reading and writing -----------------------------------------------------------------
 
+    def _queued(self) -> int:
+        return int(self._queue.size)
+
     def _tell_line_error(self, error: LineError) -> bool:
         self._call_inside("on_line_error() failed", self._serial.on_line_error, error)
         return self._state.reads and not self._paused
@@ -352,6 +358,24 @@ class SerialTransport(FrameReading):
         if self._pump is not None:
             self._pump.dispose()
 
+    @property
+    def close_timeout(self) -> float | None:
+        """Seconds after ``close()`` at which the transport aborts, should the line not have taken everything
+        by then; None, the default, waits on."""
+        return self._close_timeout
+
+    @close_timeout.setter
+    def close_timeout(self, seconds: float | None) -> None:
+        if seconds is not None and seconds < 0:
+            raise ValueError(f"close_timeout is a number of seconds or None, not {seconds!r}")
+        self._close_timeout = seconds
+
+    def close(self) -> None:
+        super().close()
+        if self._close_timeout is None or self._closing_timer is not None or self._state is State.CLOSED:
+            return
+        self._closing_timer = self._loop.call_later(self._close_timeout, self.abort)
+
     def abort(self, reset: bool = False) -> None:
         if self._departing is not None:
             self._departing.set()
@@ -402,6 +426,9 @@ class SerialTransport(FrameReading):
     def _departed(self, error: OSError | None) -> None:
         if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
             self._report("closing the port failed", error)
+        if self._closing_timer is not None:
+            self._closing_timer.cancel()
+            self._closing_timer = None
         self._step(Event.TURN)
 
 

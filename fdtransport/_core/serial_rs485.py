@@ -11,12 +11,12 @@ import asyncio
 import errno
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from . import serial_line, syscalls
-from .serial_sending import steps_until_sent
+from .serial_sending import LOOK, steps_until_sent
 from .serial_settings import SerialSettings
 
 __all__ = ["RS485", "HandDriven", "clear_rs485", "rs485_of", "set_rs485"]
@@ -87,11 +87,18 @@ class HandDriven:
     """The functions that move the bytes of a port, with RTS around what is written."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, below: Any, fd: int, settings: SerialSettings, wanted: RS485
+        self,
+        loop: asyncio.AbstractEventLoop,
+        below: Any,
+        fd: int,
+        settings: SerialSettings,
+        wanted: RS485,
+        queued: Callable[[], int],
     ) -> None:
         self._loop = weakref.ref(loop)
         self._below = below
         self._fd = fd
+        self._queued = weakref.WeakMethod(queued)  # that of the transport that has this
         self._wanted = wanted
         self._ready_at: float | None = None  # while it sends
         self._steps: Iterator[tuple[int, float]] | None = None
@@ -105,6 +112,10 @@ class HandDriven:
         if self._ready_at is None:
             self._switch(self._wanted.rts_on_send)
             self._ready_at = time.monotonic() + self._wanted.delay_before_send
+            loop = self._loop()
+            if loop is not None and self._wanted.delay_before_send:
+                # Should it come to nothing: what is queued may be thrown away meanwhile.
+                self._timer = loop.call_later(self._wanted.delay_before_send, self._look)
         if time.monotonic() < self._ready_at:
             # What a transport does on this errno is what is wanted: keep it all, and try again soon.
             raise OSError(errno.ENOBUFS, "the line is being switched")
@@ -127,6 +138,9 @@ class HandDriven:
             if self._steps is None:
                 self._steps = steps_until_sent(self._fd, self.settings)
             _, pause = next(self._steps, (0, None))
+            queued = self._queued()
+            if pause is None and queued is not None and queued():
+                self._steps, pause = None, LOOK  # the driver will get more
         except OSError:
             return  # unplugged: reading and writing will tell
         if pause is None:

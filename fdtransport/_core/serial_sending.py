@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from . import serial_line
 from .serial_settings import SerialSettings
 
-__all__ = ["steps_until_sent", "wait_sent"]
+__all__ = ["LOOK", "steps_until_sent", "wait_sent"]
 
 #: Seconds for which a line may take nothing before what waits for it is dropped on closing: as long as the
 #: kernel itself waits by default (closing_wait of setserial(8)).

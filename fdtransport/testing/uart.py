@@ -50,6 +50,7 @@ class Uart:
         self._timer: asyncio.TimerHandle | None = None
         self._held = bytearray()
         self._since = 0.0
+        self._written = self._taken = 0
         self._reading = False
         self._rs485 = [0] * 8 if rs485 else None
         self._serial = [0] * 18
@@ -103,6 +104,8 @@ class Uart:
         except OSError:
             return
         self._held += data
+        self._taken += len(data)
+        self._written = max(self._written, self._taken)  # another program's are not counted
         if len(self._held) >= HELD:
             self._pause()
         self._send()
@@ -200,7 +203,11 @@ class Uart:
     # -- what the library asks -----------------------------------------------------------------------------
 
     def unsent(self) -> int:
-        return len(self._held) + serial_line_unread(self.master)
+        return max(self._written - self._taken, 0) + len(self._held)
+
+    def wrote(self, number: int) -> None:
+        """The port's program has written so many bytes; the terminal hands them over when it likes."""
+        self._written += number
 
     def ioctl(self, request: int, argument: Any) -> Any:
         """The answer; NotImplemented for what the kernel is to answer."""
@@ -254,16 +261,7 @@ class Uart:
 
     def drop_output(self) -> None:
         self._held.clear()
-
-
-def serial_line_unread(master: int) -> int:
-    """Bytes that the port's program has written and nobody has taken."""
-    answer = bytearray(4)
-    try:
-        _real("ioctl")(master, termios.FIONREAD, answer)
-    except OSError:
-        return 0
-    return int(struct.unpack("i", answer)[0])
+        self._written = self._taken
 
 
 def _fill(argument: Any, data: bytes) -> None:
@@ -315,8 +313,25 @@ def _close(fd: int) -> None:
         uart.closed()
 
 
+def _writing(name: str) -> Callable[..., int]:
+    def write(fd: int, data: Any) -> int:
+        count: int = _real(name)(fd, data)
+        uart = emulated(fd)
+        if uart is not None:
+            uart.wrote(count)
+        return count
+
+    return write
+
+
+_FUNCTIONS = {
+    "ioctl": _ioctl, "tcflush": _tcflush, "open": _open, "close": _close, "write": _writing("write"),
+    "writev": _writing("writev"),
+}  # fmt: skip
+
+
 def _install() -> None:
-    for name, function in (("ioctl", _ioctl), ("tcflush", _tcflush), ("open", _open), ("close", _close)):
+    for name, function in _FUNCTIONS.items():
         if name not in _originals:
             _originals[name] = getattr(syscalls, name)
             setattr(syscalls, name, function)
