@@ -26,7 +26,7 @@ from .serial_modem import ModemChange, ModemLines
 from .serial_port import Port
 from .serial_ports import PortInfo, list_ports
 from .serial_reconnect import ReconnectingSerial
-from .serial_transport import SerialTransport
+from .serial_transport import SerialTransport, checked_timeout
 from .serial_urls import open_port
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
@@ -101,7 +101,7 @@ async def create_serial_connection(
 
     :raises SerialError: see ``connect_serial``. :raises ValueError: an argument that pyserial does not have.
     """
-    close_timeout = kwargs.pop("close_timeout", None)
+    close_timeout = checked_timeout(kwargs.pop("close_timeout", None))
     port = await _port_for(*args, **kwargs)
     return await transport_on(loop, protocol_factory, port, close_timeout=close_timeout)
 

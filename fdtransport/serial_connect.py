@@ -14,7 +14,7 @@ from ._core.serial_frames import Characters
 from ._core.serial_rs485 import RS485
 from ._core.serial_settings import Parity, SerialSettings
 from .serial_port import FilePort
-from .serial_transport import SerialTransport
+from .serial_transport import SerialTransport, checked_timeout
 from .serial_urls import open_port
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
@@ -109,6 +109,7 @@ async def connect_serial(
     gap = read_gap.seconds(settings) if isinstance(read_gap, Characters) else read_gap or 0.0
     if gap < 0:
         raise ValueError(f"read_gap is a number of seconds above 0, not {read_gap!r}")
+    checked_timeout(close_timeout)
     opening = Opening(
         exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input, low_latency=low_latency,
         rs485=rs485, mark_errors=on_line_error is not None,
