@@ -46,17 +46,8 @@ class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
     __slots__ = (
-        "_before",
-        "_locked",
-        "_ours",
-        "_rs485_before",
-        "asked",
-        "device",
-        "fd",
-        "opening",
-        "path",
-        "rs485_by_hand",
-        "settings",
+        "_before", "_latency_before", "_locked", "_ours", "_rs485_before", "asked", "device", "fd", "opening",
+        "path", "rs485_by_hand", "settings",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +56,7 @@ class SerialFile:
         self.path = path
         self.opening = opening
         self._locked = False
+        self._latency_before: bool | None = None
         self._rs485_before: tuple[RS485 | None] | None = None
         self.rs485_by_hand: RS485 | None = None
         """What the driver cannot do, and is for the transport to do."""
@@ -110,6 +102,7 @@ class SerialFile:
         self.configure(settings)
         if opening.low_latency:
             try:
+                self._latency_before = serial_line.has_low_latency(fd)
                 serial_line.set_low_latency(fd, True)
             except OSError as exc:
                 if exc.errno not in serial_line.NO_SUCH:
@@ -218,6 +211,8 @@ class SerialFile:
     def _put_back(self, fd: int) -> None:
         if self._locked:
             serial_line.exclude_others(fd, False)
+        if self._latency_before is False:
+            serial_line.set_low_latency(fd, False)
         if self._rs485_before is not None:
             before_485 = self._rs485_before[0]
             clear_rs485(fd) if before_485 is None else set_rs485(fd, before_485)
