@@ -77,7 +77,8 @@ async def relay(
     with everything sent. When an end is lost, what was read from it is still delivered to the other.
 
     TLS has no half-close. When it is what an end of file should be passed on to, the other direction
-    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end.
+    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end. A serial line
+    has none either: it is given 1 second of silence.
 
     *linger*: seconds that the second direction may go on after the first has ended; None: as long as
     it wants. What the other end has not taken by then is dropped.

@@ -14,11 +14,14 @@ from ._core import syscalls
 from ._core.reading import READ_SIZE
 from ._core.spare import Stock
 from ._core.stream import StreamTransport
+from .serial_transport import SerialTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
 #: Seconds of silence after which an end under TLS, which cannot be told of the other's end, is closed.
 TLS_SILENCE = 10.0
+#: The same for a serial line, which has no end of file: what it answers comes soon.
+LINE_SILENCE = 1.0
 
 
 @dataclass(slots=True)
@@ -182,6 +185,8 @@ class Side(asyncio.Protocol):
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
+        if isinstance(self.transport, SerialTransport):
+            return LINE_SILENCE
         return TLS_SILENCE if self._is_tls() else None
 
     def _is_tls(self) -> bool:
