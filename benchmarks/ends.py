@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tty
 from dataclasses import dataclass
 
 
 @dataclass
 class End:
-    """One end of a connection: a socket, or one or both of (read end, write end) of pipes."""
+    """One end of a connection: a socket, one or both of (read end, write end) of pipes, or a terminal."""
 
     kind: str
     reader: int | None = None
@@ -66,6 +67,11 @@ def udp_pair() -> tuple[socket.socket, socket.socket]:
 
 def pair(kind: str, flow: str) -> tuple[End, End]:
     """A (near, far) pair; `flow` says what the near end does: "in", "out" or "both" (pipes differ)."""
+    if kind == "pty":
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        # Near is the master. Who only reads there gets no writer.
+        return End(kind, master, None if flow == "in" else master), End(kind, slave, slave)
     if kind != "pipe":
         near, far = {"tcp": tcp_pair, "udp": udp_pair}.get(kind, socket.socketpair)()
         return End.of_socket(kind, near), End.of_socket(kind, far)
