@@ -56,6 +56,9 @@ async def test_a_loop_is_served_in_threads() -> None:
     await transport.set_modem_lines(rts=False)
     assert not (await transport.modem_lines()).cts
     assert (await transport.reconfigure(baudrate=300)).baudrate == 300
+    for ask in (transport.modem_changes, transport.counters):
+        with pytest.raises(SerialError, match="served by pyserial"):
+            ask()
     await transport.drain_wire()
     await transport.send_break(0.001)
     with pytest.raises(SerialError) as caught:

@@ -53,18 +53,19 @@ class SerialFile:
     def __init__(
         self, path: str, settings: SerialSettings, opening: Opening, wait: Callable[[int], None]
     ) -> None:
-        self.path = path
-        self.opening = opening
+        self.path: str = path
+        self.opening: Opening = opening
         self._locked = False
         self._latency_before: bool | None = None
         self._rs485_before: tuple[RS485 | None] | None = None
         self.rs485_by_hand: RS485 | None = None
         """What the driver cannot do, and is for the transport to do."""
-        self.settings = self.asked = settings
-        self.fd = -1
+        self.settings: SerialSettings = settings
+        self.asked: SerialSettings = settings
+        self.fd: int = -1
         self._before: Attributes | None = None
         self._ours: Attributes | None = None
-        self.device = self._look()
+        self.device: int = self._look()
         wait(self.device)
         try:
             self.fd = syscalls.open(path, os.O_RDWR | _FLAGS)
