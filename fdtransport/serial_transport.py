@@ -266,7 +266,8 @@ class SerialTransport(FrameReading):
 
     def _check_device(self, what: str) -> None:
         if self._pump is not None:
-            raise serial_error(errno.EOPNOTSUPP, f"{self._name()} is served by pyserial, which does not {what}")
+            text = f"{self._name()} is served by pyserial, which does not {what}"
+            raise serial_error(errno.EOPNOTSUPP, text)
 
     async def send_break(self, duration: float = 0.25) -> None:
         """Hold the line at 0 for *duration* seconds, after everything that was written has left.
