@@ -81,8 +81,9 @@ async def connect_serial(
     *baudrate* to *rtscts*: see `SerialSettings`; what the driver does not have is an error here, and not
     silently something else. *exclusive*: nobody else can open the port meanwhile (flock(2) and TIOCEXCL of
     ioctl_tty(2)). *dtr*, *rts*: the lines, set right after the kernel has raised both on opening; None leaves
-    them so. *hupcl*: whether closing lowers them; None leaves that as it is. *discard_input*: throw away what
-    has come before. *low_latency*: have the driver hand over each character at once. *rs485*: see `RS485`.
+    them so. *hupcl*: whether closing lowers them, from now on; None leaves that as it is. *discard_input*:
+    throw away what has come before. *low_latency*: have the driver hand over each character at once. *rs485*:
+    see `RS485`.
 
     *read_gap*: seconds of silence, or `Characters`, that end a frame: ``data_received`` is called once for
     each, and for parts of one above 64 KiB. *on_line_error*: called with a `LineError` for each break and
