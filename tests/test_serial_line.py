@@ -383,5 +383,37 @@ async def test_rts_is_set_by_hand_around_what_is_sent(delay: float) -> None:
         await end(near, far)
 
 
+async def test_a_port_that_is_closed_while_it_sends_lets_the_line_go_afterwards() -> None:
+    async with serial_pair(speed=True) as pair:
+        near, _ = await connect_serial(RecordingProtocol, pair.a.path, 38400, rs485=RS485(), hupcl=False)
+        far, protocol = await connect_serial(RecordingProtocol, pair.b.path, 38400)
+        near.write(bytes(200))
+        near.close()
+        await near.aclose()
+        assert "rts" not in pair.a.lines
+        await until(lambda: len(protocol.received) == 200, "all has come")
+        near, _ = await connect_serial(RecordingProtocol, pair.a.path, 38400, rs485=RS485(), hupcl=False)
+        near.write(bytes(200))
+        near.abort()
+        await near.aclose()
+        assert "rts" not in pair.a.lines
+        await end(far)
+
+
+async def test_a_break_that_is_cancelled_ends(pair: SerialPair) -> None:
+    errors: list[LineError] = []
+    near, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    far, _ = await connect_serial(RecordingProtocol, pair.b.path, on_line_error=errors.append)
+    for _ in range(2):
+        sending = asyncio.ensure_future(near.send_break(30))
+        await until(lambda: pair.a.uart._break, "it has begun")
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert not pair.a.uart._break
+    await until(lambda: len(errors) == 2, "they were told")
+    await end(near, far)
+
+
 def test_a_virtual_port_tells_what_it_is() -> None:
     assert repr(VirtualPort("/dev/ttyX", speed=False, rs485=False)) == "<VirtualPort /dev/ttyX unplugged>"

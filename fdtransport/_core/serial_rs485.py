@@ -58,7 +58,7 @@ class RS485:
 def in_milliseconds(wanted: RS485) -> RS485:
     """*wanted* with the delays that the kernel can be told."""
     delays = {name: round(1000 * getattr(wanted, name)) / 1000 for name in _DELAYS}
-    return replace(wanted, **delays)  # type: ignore[arg-type]
+    return replace(wanted, **delays)
 
 
 def set_rs485(fd: int, wanted: RS485) -> None:
