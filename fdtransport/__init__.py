@@ -46,6 +46,15 @@ from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
+from .serial import (
+    ReconnectingSerial,
+    SerialError,
+    SerialSettings,
+    SerialTransport,
+    connect_serial,
+    list_ports,
+    open_serial,
+)
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
@@ -99,9 +108,13 @@ __all__ = [
     "PtyPortTransport",
     "PtyProcessTransport",
     "PtyTransport",
+    "ReconnectingSerial",
     "Relay",
     "RelayResult",
     "Route",
+    "SerialError",
+    "SerialSettings",
+    "SerialTransport",
     "Server",
     "SessionTransport",
     "SocketTransport",
@@ -134,6 +147,7 @@ __all__ = [
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
+    "connect_serial",
     "connect_stdio",
     "connect_terminal",
     "connect_tuntap",
@@ -148,6 +162,7 @@ __all__ = [
     "create_subprocess_shell",
     "create_unix_connection",
     "create_unix_server",
+    "list_ports",
     "listen_url",
     "new_event_loop",
     "open_connection",
@@ -160,6 +175,7 @@ __all__ = [
     "open_pipe",
     "open_pty",
     "open_pty_process",
+    "open_serial",
     "open_stdio",
     "open_tuntap",
     "open_unix_connection",

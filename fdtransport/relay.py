@@ -81,7 +81,8 @@ async def relay(
     terminal as well.
 
     TLS has no half-close. When it is what an end of file should be passed on to, the other direction
-    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end.
+    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end. A serial line
+    has none either: it is given 1 second of silence.
 
     A program at an end (`ExecTransport`, `PtyProcessTransport`) is not ended by the relay, which only closes
     what leads to it: ``await transport.finish()`` does that. A terminal is told of an end by Ctrl-D, which

@@ -27,6 +27,7 @@ from .follow import connect_follow
 from .processes import shell_words
 from .pty_port import connect_pty
 from .pty_process import spawn_pty
+from .serial_connect import connect_serial
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
@@ -197,6 +198,11 @@ async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]
     return await connect_pty(factory, link=target, **options)
 
 
+async def _serial(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    settings = {_SERIAL.get(name, name): value for name, value in options.items()}
+    return await connect_serial(factory, target, **settings)
+
+
 async def _exec(factory: Factory, target: list[str], mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     cwd = options.get("cwd")
     try:
@@ -267,6 +273,8 @@ def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options["keepalive"])
 
 
+#: The options of a serial port that have longer names elsewhere.
+_SERIAL = {"baud": "baudrate", "bits": "bytesize", "stop": "stopbits"}
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
@@ -378,6 +386,23 @@ SCHEMES: dict[str, Scheme] = {
         modes=("r", "w"),
     ),
     "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
+    "serial": Scheme(
+        "serial:/dev/path",
+        path,
+        _serial,
+        {
+            "baud": whole(1, 999_999_999),
+            "bits": whole(5, 8),
+            "parity": choice("N", "E", "O", "M", "S"),
+            "stop": whole(1, 2),
+            "xonxoff": flag(),
+            "rtscts": flag(),
+            "exclusive": flag(),
+            "dtr": flag(),
+            "rts": flag(),
+        },
+        modes=("rw",),
+    ),
     "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
     "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
     "tun": Scheme("tun:name", interface, _tuntap, _TUNTAP, records=True),

@@ -18,12 +18,15 @@ from ._core.stream import StreamTransport
 from .attach import TerminalTransport
 from .program import ProgramTransport
 from .pty_process import PtyProcessTransport
+from .serial_transport import SerialTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
 #: Seconds of silence after which an end is closed that cannot be told of the other's end: one under TLS, or
 #: a terminal, where a program takes Ctrl-D for one only if it likes. Also for a program to take what is left.
 SILENCE = 10.0
+#: The same for a serial line, which has no end of file: what it answers comes soon.
+LINE_SILENCE = 1.0
 
 
 @dataclass(slots=True)
@@ -198,6 +201,8 @@ class Side(asyncio.Protocol):
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
+        if isinstance(self.transport, SerialTransport):
+            return LINE_SILENCE
         return SILENCE if self._is_tls() or isinstance(self.transport, PtyProcessTransport) else None
 
     def patience(self) -> float | None:

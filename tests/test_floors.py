@@ -21,11 +21,19 @@ FLOORS = {
     "_core.flow": 1,
     "_core.queues": 1,
     "urls": 1,
+    "_core.parmrk": 1,
+    "_core.file_events": 1.1,
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
     "_core.credentials": 1.1,
     "_core.child": 1.3,
+    "_core.serial_marks": 1.25,
+    "_core.serial_line": 1.25,
+    "_core.serial_sending": 1.26,
+    "_core.serial_rs485": 1.27,
+    "_core.serial_file": 1.3,
+    "_core.serial_frames": 2.15,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.raw_terminal": 1.3,
@@ -84,6 +92,20 @@ BUILDS_ON = {
     "processes": {"process_pipes"},
     "pty_port": {"pty"},
     "pty_process": {"pty"},
+    "serial": {
+        "serial_connect",
+        "serial_modem",
+        "serial_port",
+        "serial_ports",
+        "serial_reconnect",
+        "serial_transport",
+        "serial_urls",
+    },
+    "serial_connect": {"serial_port", "serial_transport", "serial_urls"},
+    "serial_ports": {"serial_urls"},
+    "serial_reconnect": {"serial_connect", "serial_port", "serial_transport"},
+    "serial_transport": {"serial_modem", "serial_port"},
+    "serial_urls": {"serial_port"},
     "sessions": {"datagrams"},
     "tcp": {"sockets"},
     "tuntap": {"tuntap_settings", "tuntap_transport"},
@@ -94,7 +116,7 @@ BUILDS_ON = {
 PURELY = {
     "__future__", "collections", "collections.abc", "dataclasses", "enum", "functools", "struct", "typing",
 }  # fmt: skip
-PURE = ("_core.lifecycle", "_core.flow", "_core.queues", "_core.segmentation")
+PURE = ("_core.lifecycle", "_core.flow", "_core.parmrk", "_core.queues", "_core.segmentation")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.
 KERNEL = {
     "os": {

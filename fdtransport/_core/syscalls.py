@@ -82,6 +82,7 @@ posix_fadvise: Callable[..., None] = getattr(os, "posix_fadvise", _missing("posi
 # Terminals: attributes as the termios module has them, the job in the foreground.
 tcgetattr: Callable[[int], list[Any]] = termios.tcgetattr if termios else _missing("tcgetattr")
 tcsetattr: Callable[[int, int, list[Any]], None] = termios.tcsetattr if termios else _missing("tcsetattr")
+tcflush: Callable[[int, int], None] = termios.tcflush if termios else _missing("tcflush")
 tcgetpgrp: Callable[[int], int] = getattr(os, "tcgetpgrp", _missing("tcgetpgrp"))
 
 # Processes, by a descriptor that names one whatever becomes of its number: pidfd_open(2).
@@ -191,6 +192,11 @@ def lock(fd: int) -> None:
     _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
 
 
+def unlock(fd: int) -> None:
+    """Let go of what ``lock`` took."""
+    _fcntl.flock(fd, _fcntl.LOCK_UN)
+
+
 def descriptor_limit() -> int:
     """The number that every descriptor is below: RLIMIT_NOFILE of getrlimit(2)."""
     import resource
@@ -272,7 +278,8 @@ def open_slave(master: int) -> int:
     return int(ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
 
 
-IN_OPEN = 0x20
+#: Masks of inotify(7).
+IN_ATTRIB, IN_OPEN, IN_MOVED_TO, IN_CREATE = 0x4, 0x20, 0x80, 0x100
 
 
 def _of_libc(name: str, arguments: tuple[str, ...]) -> Any:
