@@ -12,24 +12,14 @@ import errno
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from ._core.child import Child
 from ._core.child_fds import descriptor_map
+from .popen_words import NOTHING, SAME
 from .processes import SHELL, ProcessTransport
 
 __all__ = ["AsPopen", "PopenTransport", "popen_transport"]
-
-#: Options that are ours as well.
-_SAME = {
-    "cwd", "env", "executable", "extra_groups", "group", "process_group", "start_new_session", "user",
-}  # fmt: skip
-#: Those that ours has nothing for, and the values with which they ask for nothing.
-_NOTHING: Mapping[str, Any] = {
-    "close_fds": True, "creationflags": 0, "pipesize": -1, "preexec_fn": None, "restore_signals": True,
-    "startupinfo": None, "umask": -1,
-}  # fmt: skip
 
 
 class AsPopen:
@@ -123,10 +113,10 @@ async def popen_transport(
 ) -> PopenTransport | None:
     """Start it, and return after ``connection_made``. None: only Popen can."""
     pass_fds = options.get("pass_fds", ())
-    ours = {name: value for name, value in options.items() if name in _SAME}
-    others = {name: value for name, value in options.items() if name not in _SAME and name != "pass_fds"}
+    ours = {name: value for name, value in options.items() if name in SAME}
+    others = {name: value for name, value in options.items() if name not in SAME and name != "pass_fds"}
     if sys.platform != "linux" or any(
-        name not in _NOTHING or value != _NOTHING[name] for name, value in others.items()
+        name not in NOTHING or value != NOTHING[name] for name, value in others.items()
     ):
         return None
     if ours.get("process_group") == -1:  # Popen's word for none

@@ -307,6 +307,9 @@ class PtyTransport(StreamTransport):
         """Type the end-of-file character that the terminal has (Ctrl-D, usually): the program's next read
         gives nothing. A line that has been begun reaches it first. More can be written afterwards.
 
+        A program that edits lines itself (bash and Python at their prompts) has no such character meanwhile,
+        and reads Ctrl-D as a key: ``write(b"\\x04")``.
+
         :raises OSError: EINVAL, the terminal has none: it is in raw mode, or the character is disabled;
             EBADF, the transport has ended.
         """
@@ -318,7 +321,11 @@ class PtyTransport(StreamTransport):
     def _end_of_file(self) -> bytes:
         character = terminal.end_of_file(self.termios)
         if character is None:
-            raise OSError(errno.EINVAL, "the terminal has no end-of-file character in its present mode")
+            raise OSError(
+                errno.EINVAL,
+                "the terminal has no end-of-file character in its present mode; a program that reads keys"
+                " one by one gets Ctrl-D by write(b'\\x04')",
+            )
         return character
 
     def can_write_eof(self) -> bool:

@@ -63,10 +63,10 @@ ADAPTERS = 3
 BUILDS_ON = {
     "attach": {"stdio"},
     "exec": {"pipes"},
-    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
-    "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
+    "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"popen_words", "process_pipes", "processes"},
+    "processes": {"popen_words", "process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
-    "popen": {"processes"},
+    "popen": {"popen_words", "processes"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")

@@ -511,6 +511,7 @@ def test_loops_in_threads_start_processes_at_once_without_a_warning(kind):
         (["true", "a\0b"], {}, ValueError, "NUL"),
         (["true", 5], {}, TypeError, "5"),
         (["true"], {"user": "no such user"}, ValueError, "no such user"),
+        (["true"], {"env": [("A", "1")]}, TypeError, "env is a map"),
         (["true"], {"fds": {1: 987654}}, OSError, "987654"),
         (["true"], {"fds": {0: "w", 1: "x"}}, ValueError, "'x'"),
         (["true"], {"fds": {0: "w"}, "stdin": PIPE}, ValueError, "twice"),
