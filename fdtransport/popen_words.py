@@ -33,7 +33,7 @@ _WHY: Mapping[str, str] = {
     "pipesize": "it is pipe_size here",
     "preexec_fn": "nothing is forked, so no code of Python runs before the program",
     "restore_signals": "what Python ignores, a child does not",
-    "shell": "that is another function, which always has one",
+    "shell": "the functions of shells always have one, and the others none",
     "startupinfo": _WINDOWS,
     "text": _BYTES,
     "umask": "sh -c 'umask 077; exec \"$@\"' sh PROGRAM sets it",
