@@ -12,9 +12,10 @@ import errno
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from ._core.child import Child
+from ._core.child import LADDER, Child, Ending
 from ._core.child_fds import descriptor_map
 from .popen_words import NOTHING, SAME
 from .processes import SHELL, ProcessTransport
@@ -93,11 +94,19 @@ class PopenTransport(ProcessTransport):
         """None until the loop has told the end; minus the number of the signal that ended it."""
         return self._told
 
+    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:  # type: ignore[override]
+        """Send SIGTERM, as with `ProcessTransport`. :raises ProcessLookupError: it has ended."""
+        self._check_running()
+        return super().terminate(ladder, grace)
+
     def kill(self) -> None:
         """Send SIGKILL. :raises ProcessLookupError: it has ended."""
+        self._check_running()
+        self.get_extra_info("subprocess").kill()
+
+    def _check_running(self) -> None:
         if self._told is not None:
             raise ProcessLookupError(errno.ESRCH, f"process {self._child.pid} has ended")
-        self.get_extra_info("subprocess").kill()
 
 
 async def popen_transport(

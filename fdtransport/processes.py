@@ -457,5 +457,5 @@ async def subprocess_shell(
 def shell_words(cmd: str | bytes) -> list[str | bytes]:
     """The program and arguments that run a command line."""
     if not isinstance(cmd, str | bytes):
-        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; subprocess_exec takes separate arguments")
+        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; ..._exec takes separate arguments")
     return [SHELL, "-c", cmd]

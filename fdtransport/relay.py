@@ -237,7 +237,8 @@ class Relay:
         if not hasattr(transport, "set_protocol") or (hasattr(transport, "sendto") and not has_records):
             # Datagram transports of others cannot pause.
             what = "a relay is between byte streams, and this library's transports of records"
-            raise TypeError(f"{what}, which {transport!r} is not")
+            hint = "; its (stdout, stdin) are" if hasattr(transport, "stdin") else ""
+            raise TypeError(f"{what}, which {transport!r} is not{hint}")
         make = RecordSide if has_records else Side
         return self._sides.setdefault(id(transport), make(self, name, transport))
 

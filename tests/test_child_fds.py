@@ -48,7 +48,7 @@ def test_a_map_is_the_whole_of_it():
         ({2: STDOUT}, {}, ValueError, "there is no 1"),
         ({"1": "r"}, {}, TypeError, "'1'"),
         ({True: "r"}, {}, TypeError, "True"),
-        ({1: None}, {}, TypeError, "None"),
+        ({1: None}, {}, TypeError, "not None; {1: 1} has it inherited"),
         ({1: True}, {}, ValueError, "True"),
         ({1: b"r"}, {}, TypeError, "b'r'"),
         (None, {"stdout": "yes"}, ValueError, "stdout is PIPE, .*not 'yes'"),

@@ -182,5 +182,9 @@ async def test_a_reader_or_a_writer_alone_is_one_direction() -> None:
             assert await left.recv_to_end() == b""
     with pytest.raises(ValueError, match="no bytes can go"):
         await relay(reader, another)
+    process = await create_subprocess_exec("true", fds={1: "r"})
+    with pytest.raises(TypeError, match=r"which <Process .* is not; its \(stdout, stdin\) are"):
+        await relay(process, writer)
+    await process.aclose()
     with pytest.raises(TypeError, match="which None is not"):
         await relay(asyncio.StreamReader(), writer)

@@ -77,6 +77,8 @@ def _wanted(number: int, value: Any, name: str) -> str | FileLike:
     if name in _NAMES:
         right = "PIPE, DEVNULL, STDOUT (stderr alone), None, a descriptor or an open file"
     told = _WORDS.get(value, repr(value)) if type(value) is int else repr(value)
+    if value is None:
+        told += f"; {{{number}: {number}}} has it inherited"
     raise (ValueError if isinstance(value, int | str) else TypeError)(f"{name} is {right}, not {told}")
 
 
