@@ -141,7 +141,8 @@ class PtyTransport(StreamTransport):
         """Return when the terminal does not echo: a program there asks for a password.
 
         ``asyncio.timeout`` bounds it; cancelling is safe. The kernel tells nobody of the change: it is looked
-        for, every 1 ms at first and every 50 ms later.
+        for, every 1 ms at first and every 50 ms later. A program that edits lines itself (bash and Python at
+        their prompts) does not have the terminal echo either: wait for the question first.
 
         :raises ConnectionResetError: the transport ended before.
         """
