@@ -79,7 +79,10 @@ PRINTED = [
     rb"b'STARTTLS\\n'\nb'go ahead\\n'\nb'a secret\\n'",
     rb"b'a question' b'an answer'",
     rb'"""Anything .*"""',
-    rb"b'40 120\\r\\n'\n3",
+    rb"\(b'LOUD', None\)\nb'ready\? yes\\n' 0",
+    rb"b'Enter passphrase .*: '\nb'.*again: '\nb'\\r\\n' 0",
+    rb"TerminalEvent.OPENED\n(TerminalEvent.CHANGED\n)+"
+    rb"b'AT\\n' at \(115200, 115200\)\nthe modem says OK(\nTerminalEvent.CLOSED)?",
     rb"[0-9]+ promises kept",
 ]
 
@@ -100,6 +103,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes, folder: Path) -> None:
     if "cert.pem" in program and not (folder / "cert.pem").exists():
         pytest.skip("the program openssl is not installed")
+    if "ssh-keygen" in program and shutil.which("ssh-keygen") is None:
+        pytest.skip("the program ssh-keygen is not installed")
     result = run("-c", program, given=b"abc\n", cwd=folder)
     assert (result.returncode, result.stderr) == (0, b""), result
     assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
