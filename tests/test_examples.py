@@ -30,9 +30,10 @@ QUICK = {"tour": ["--size", "1"]}
 def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "dev", "-W", "error", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    unbuffered = {"PYTHONUNBUFFERED": "1"}  # as at a terminal: in order with what programs of theirs print
     result = subprocess.run(
         command, input=given, capture_output=True, timeout=50, cwd=cwd, check=False,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **unbuffered, "PYTHONPATH": path},
     )  # fmt: skip
     result.stderr = SLOW.sub(b"", result.stderr)
     return result
