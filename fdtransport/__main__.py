@@ -442,7 +442,11 @@ def _signals(command: Command) -> Iterator[None]:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     # What begins with a dash is an option to argparse.
     words = [f"stdio:{word[1:]}" if word.startswith("-?") else word for word in arguments]
-    return _parser().parse_args(words)
+    options = _parser().parse_args(words)
+    for end in ("a", "b"):  # as it was typed, for what is told of it
+        if getattr(options, end).startswith("stdio:?"):
+            setattr(options, end, f"-{getattr(options, end)[6:]}")
+    return options
 
 
 def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:

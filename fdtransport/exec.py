@@ -22,6 +22,7 @@ from ._core.spawn import StrOrBytesPath
 from .pipes import PipeTransport
 from .program import ProgramTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["ExecTransport", "connect_exec", "open_exec"]
 
@@ -156,7 +157,7 @@ async def connect_exec(
 
 async def open_exec(
     program: StrOrBytesPath, *args: StrOrBytesPath, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[ExecTransport]]:
     """A reader of *program*'s standard output, and a writer to its standard input.
 
     As ``connect_exec``, with its options. ``writer.transport`` is the `ExecTransport`. *limit*: bytes that

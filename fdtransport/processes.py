@@ -26,6 +26,7 @@ from ._core.child_fds import UNSET, Descriptors, close_ends, descriptor_map, ope
 from ._core.lifecycle import CloseReason, State
 from ._core.spawn import StrOrBytesPath
 from ._core.stream import StreamTransport
+from .popen_words import check_words
 from .process_pipes import PipeProtocol, Place, connecting
 
 __all__ = ["ProcessTransport", "open_process", "shell_words", "subprocess_exec", "subprocess_shell"]
@@ -388,13 +389,17 @@ async def subprocess_exec(
     extra_groups: Iterable[str | int] | None = None,
     start_new_session: bool = False,
     process_group: int | None = None,
+    pass_fds: Iterable[int] = (),
+    **words: Any,
 ) -> tuple[ProcessTransport, P]:
     """Start a program, with a transport on each descriptor of it that is asked for.
 
     *fds*: the descriptors that the child has, ``{number: what}``, and no others: ``"r"`` (this side
     reads), ``"w"``, ``"rw"`` (a UNIX socket), DEVNULL, or a descriptor or open file of yours, which stays
     yours. By default ``{0: "w", 1: "r", 2: "r"}``. *stdin*, *stdout* and *stderr* are other names for 0 to
-    2, in asyncio's words (PIPE, DEVNULL, STDOUT, None to inherit, a file).
+    2, in asyncio's words (PIPE, DEVNULL and STDOUT of ``asyncio.subprocess``, None to inherit, a file).
+    *pass_fds*: descriptors that the child has under the numbers that they have here. *words*: what else
+    ``subprocess.Popen`` has may be given as long as it asks for nothing (``close_fds=True``).
 
     The protocol is an ``asyncio.SubprocessProtocol``. It may also have ``early_exit(returncode)``, called
     as soon as the process has ended; ``pipe_eof_received(fd)``, which may return true to go on writing to
@@ -420,7 +425,8 @@ async def subprocess_exec(
     The process is started by posix_spawn(3), never by a fork, and its end is seen by pidfd_open(2): no
     handler of SIGCHLD, no thread. With *user* or groups it is setpriv(1) that starts the program.
     """
-    wanted = descriptor_map(fds, subprocess.PIPE, stdin=stdin, stdout=stdout, stderr=stderr)
+    check_words("subprocess_exec", words)
+    wanted = descriptor_map(fds, subprocess.PIPE, pass_fds, stdin=stdin, stdout=stdout, stderr=stderr)
     return await open_process(
         protocol_factory,
         [program, *args],
@@ -451,5 +457,5 @@ async def subprocess_shell(
 def shell_words(cmd: str | bytes) -> list[str | bytes]:
     """The program and arguments that run a command line."""
     if not isinstance(cmd, str | bytes):
-        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; subprocess_exec takes separate arguments")
+        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; ..._exec takes separate arguments")
     return [SHELL, "-c", cmd]

@@ -9,7 +9,7 @@ import signal
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ._core.child import LADDER, Child, Ending
 from ._core.stream import StreamTransport
@@ -25,6 +25,12 @@ class ProgramTransport(StreamTransport):
 
     When the program has ended, what it wrote is read, and then the stream ends, whoever else still has the
     other end of it. Extra info: also ``pid``.
+
+    As an async context manager it ends with ``finish()``, so that the program has gone after the block::
+
+        reader, writer = await open_pty_process("bash")
+        async with writer.transport:
+            writer.write(b"make\\n")
     """
 
     __slots__ = _THEIRS
@@ -102,6 +108,12 @@ class ProgramTransport(StreamTransport):
         :raises ValueError: *ladder* is empty, or *grace* negative.
         """
         return self._child.end(self._LADDER if ladder is None else ladder, grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.finish()
 
     @abstractmethod
     async def finish(self, grace: float = 5.0) -> int:

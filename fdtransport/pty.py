@@ -141,7 +141,8 @@ class PtyTransport(StreamTransport):
         """Return when the terminal does not echo: a program there asks for a password.
 
         ``asyncio.timeout`` bounds it; cancelling is safe. The kernel tells nobody of the change: it is looked
-        for, every 1 ms at first and every 50 ms later.
+        for, every 1 ms at first and every 50 ms later. A program that edits lines itself (bash and Python at
+        their prompts) does not have the terminal echo either: wait for the question first.
 
         :raises ConnectionResetError: the transport ended before.
         """
@@ -307,6 +308,9 @@ class PtyTransport(StreamTransport):
         """Type the end-of-file character that the terminal has (Ctrl-D, usually): the program's next read
         gives nothing. A line that has been begun reaches it first. More can be written afterwards.
 
+        A program that edits lines itself (bash and Python at their prompts) has no such character meanwhile,
+        and reads Ctrl-D as a key: ``write(b"\\x04")``.
+
         :raises OSError: EINVAL, the terminal has none: it is in raw mode, or the character is disabled;
             EBADF, the transport has ended.
         """
@@ -318,7 +322,11 @@ class PtyTransport(StreamTransport):
     def _end_of_file(self) -> bytes:
         character = terminal.end_of_file(self.termios)
         if character is None:
-            raise OSError(errno.EINVAL, "the terminal has no end-of-file character in its present mode")
+            raise OSError(
+                errno.EINVAL,
+                "the terminal has no end-of-file character in its present mode; a program that reads keys"
+                " one by one gets Ctrl-D by write(b'\\x04')",
+            )
         return character
 
     def can_write_eof(self) -> bool:

@@ -15,6 +15,7 @@ from ._core.opening import open_transport
 from ._core.terminal_events import TerminalEvent, events_in, openings
 from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["PtyPortTransport", "TerminalEvent", "connect_pty", "open_pty"]
 
@@ -215,7 +216,7 @@ async def connect_pty(
 
 async def open_pty(
     *, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[PtyPortTransport]]:
     """A reader of what programs write to a new virtual serial port, and a writer to it.
 
     As ``connect_pty``, with its options. ``writer.transport`` is the `PtyPortTransport`. *limit*: bytes that

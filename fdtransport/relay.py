@@ -66,11 +66,11 @@ async def relay(
 ) -> RelayResult:
     """Send what comes from *a* to *b*, and what comes from *b* to *a*, until both have ended.
 
-    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, and this library's
-    transports of records and `PacketStream` objects. They are the relay's from now on, and it closes them
-    at the end. What a reader holds goes first, after what still waits to be written. Their protocols get
-    no more data, and are told of the loss. (What came before is theirs: a protocol that wants none of it
-    pauses reading in ``connection_made``.)
+    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, a reader or a writer
+    alone for one direction, and this library's transports of records and `PacketStream` objects. They are
+    the relay's from now on, and it closes them at the end. What a reader holds goes first, after what still
+    waits to be written. Their protocols get no more data, and are told of the loss. (What came before is
+    theirs: a protocol that wants none of it pauses reading in ``connection_made``.)
 
     An end of file is passed on, after all that came before it, by ``write_eof()`` where the other
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
@@ -119,6 +119,9 @@ async def relay(
         async def serve(reader, writer):
             result = await relay((reader, writer), await open_connection("127.0.0.1", 80))
             print(result.a_to_b.bytes, result.b_to_a.bytes)
+
+        await relay(one_process.stdout, another.stdin)
+        await relay((process.stdout, process.stdin), (reader, writer))
     """
     made = Relay(a, b, linger=linger, copy=copy, one_way=one_way, record_size=record_size, frame=frame)
     return await made.run()
@@ -217,6 +220,7 @@ class Relay:
     def _sides_of(self, name: str, end: Any) -> tuple[Side | None, Side | None]:
         """Where *end* is read and where it is written: often the same, None where there is none."""
         reader, writer = end if isinstance(end, tuple) and len(end) == 2 else (end, end)
+        reads, writes = not isinstance(end, asyncio.StreamWriter), not isinstance(end, asyncio.StreamReader)
         stream = None
         if isinstance(end, PacketStream):
             reader = writer = end.transport
@@ -224,16 +228,21 @@ class Relay:
             stream, reader = reader, reader._transport  # type: ignore[attr-defined]
         if isinstance(writer, asyncio.StreamWriter):
             writer = writer.transport
-        source, sink = self._side(name, reader), self._side(name, writer)
+        source = self._side(name, reader if reads else writer)
+        sink = self._side(name, writer if writes else reader)
         source.stream = stream
-        return (source if source.can_read() else None), (sink if sink.can_write() else None)
+        return (
+            source if reads and source.can_read() else None,
+            sink if writes and sink.can_write() else None,
+        )
 
     def _side(self, name: str, transport: Any) -> Side:
         has_records = isinstance(transport, PacketTransport)
         if not hasattr(transport, "set_protocol") or (hasattr(transport, "sendto") and not has_records):
             # Datagram transports of others cannot pause.
             what = "a relay is between byte streams, and this library's transports of records"
-            raise TypeError(f"{what}, which {transport!r} is not")
+            hint = "; its (stdout, stdin) are" if hasattr(transport, "stdin") else ""
+            raise TypeError(f"{what}, which {transport!r} is not{hint}")
         make = RecordSide if has_records else Side
         return self._sides.setdefault(id(transport), make(self, name, transport))
 

@@ -63,6 +63,8 @@ encodings.idna  # noqa: B018 - read from disk now, and not when the first name i
 
 _HEAD = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)(\+listen)?:")
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[^\[\]@]*)\]|(?P<name>[^\[\]@:]*)):(?P<port>[0-9]{1,5})")
+_COMMANDS = ("exec", "shell")
+_QUESTION = "a ? of the command itself is written %3F"
 _DESCRIPTORS = re.compile(r"([0-9]{1,9})(?:,([0-9]{1,9}))?")
 
 
@@ -180,6 +182,8 @@ def command_line(url: Url) -> str:
     decoded = _decode(url, url.path)
     if not decoded.strip():
         raise EndpointError(f"{url.text!r}: the command is missing, as in {form}")
+    if url.text.endswith("?"):
+        raise EndpointError(f"{url.text!r}: no options follow; {_QUESTION}")
     return decoded
 
 
@@ -265,7 +269,8 @@ def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, 
         option = known.get(name)
         if option is None:
             allowed = ", ".join(known) or "none"
-            raise EndpointError(f"{url.text!r}: unknown option {name!r}; allowed here: {allowed}")
+            hint = f" ({_QUESTION})" if url.scheme in _COMMANDS else ""
+            raise EndpointError(f"{url.text!r}: unknown option {name!r}; allowed here: {allowed}{hint}")
         if name in found:
             raise EndpointError(f"{url.text!r}: option {name!r} is given twice")
         if mode not in option.modes:

@@ -41,9 +41,10 @@ QUICK = {
 def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "dev", "-W", "error", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    unbuffered = {"PYTHONUNBUFFERED": "1"}  # as at a terminal: in order with what programs of theirs print
     result = subprocess.run(
         command, input=given, capture_output=True, timeout=50, cwd=cwd, check=False,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **unbuffered, "PYTHONPATH": path},
     )  # fmt: skip
     result.stderr = SLOW.sub(b"", result.stderr)
     return result
@@ -90,7 +91,10 @@ PRINTED = [
     rb"b'STARTTLS\\n'\nb'go ahead\\n'\nb'a secret\\n'",
     rb"b'a question' b'an answer'",
     rb'"""Anything .*"""',
-    rb"b'40 120\\r\\n'\n3",
+    rb"\(b'LOUD', None\)\nb'ready\? yes\\n' 0",
+    rb"b'Enter passphrase .*: '\nb'.*again: '\nb'\\r\\n' 0",
+    rb"TerminalEvent.OPENED\n(TerminalEvent.CHANGED\n)+"
+    rb"b'AT\\n' at \(115200, 115200\)\nthe modem says OK(\nTerminalEvent.CLOSED)?",
     rb"[0-9]+ promises kept",
 ]
 
@@ -111,6 +115,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes, folder: Path) -> None:
     if "cert.pem" in program and not (folder / "cert.pem").exists():
         pytest.skip("the program openssl is not installed")
+    if "ssh-keygen" in program and shutil.which("ssh-keygen") is None:
+        pytest.skip("the program ssh-keygen is not installed")
     result = run("-c", program, given=b"abc\n", cwd=folder)
     assert (result.returncode, result.stderr) == (0, b""), result
     assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout

@@ -86,10 +86,10 @@ BUILDS_ON = {
     "feeding": {"pipes"},
     "fifo": {"pipes"},
     "follow": {"feeding", "inotify"},
-    "popen": {"processes"},
+    "popen": {"popen_words", "processes"},
     "process_pipes": {"pipes", "sockets"},
-    "process_streams": {"process_pipes", "processes"},
-    "processes": {"process_pipes"},
+    "process_streams": {"popen_words", "process_pipes", "processes"},
+    "processes": {"popen_words", "process_pipes"},
     "pty_port": {"pty"},
     "pty_process": {"pty"},
     "serial": {

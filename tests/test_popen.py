@@ -169,6 +169,17 @@ def test_the_subprocess_of_the_extra_info_is_as_popen() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("signal_of", ["terminate", "kill"])
+def test_a_process_that_has_ended_takes_no_signal(signal_of: str) -> None:
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec("true")
+        await process.wait()
+        with pytest.raises(ProcessLookupError):
+            getattr(process, signal_of)()
+
+    run(main())
+
+
 def test_what_cannot_be_started_is_the_callers_error() -> None:
     async def main() -> None:
         with pytest.raises(FileNotFoundError, match="no/such"):

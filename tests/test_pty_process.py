@@ -96,6 +96,21 @@ async def test_a_program_that_closes_its_terminal_has_not_ended() -> None:
     assert protocol.status == 6
 
 
+async def test_a_program_has_gone_after_the_block() -> None:
+    reader, writer = await open_pty_process("sh", "-c", "echo ready; sleep 60")
+
+    async def use() -> None:
+        async with writer.transport as transport:
+            assert transport is writer.transport
+            assert await reader.readline() == b"ready\r\n"
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await use()
+    assert writer.transport.returncode == -signal.SIGHUP
+    assert writer.transport.is_closing()
+
+
 async def test_what_a_program_did_not_read_is_no_error_of_its_end() -> None:
     protocol = RecordingProtocol()
     transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "sleep 0.1; exit 8", raw=True)

@@ -197,6 +197,8 @@ def _encoded(what: str, value: StrOrBytesPath) -> bytes:
 
 
 def _environment(env: Mapping[Any, Any] | None) -> list[bytes]:
+    if not isinstance(env, Mapping | None):
+        raise TypeError(f"env is a map of names and values, not {env!r}")
     if env is None:
         return [name + b"=" + value for name, value in os.environb.items()]
     try:
