@@ -71,7 +71,8 @@ async def connect_tuntap(
     *vnet_hdr*       offload. ``"raw"``: packets of up to 64 KiB, each with a header of 10 bytes that tells
                      how to cut them and which checksum is missing (``struct virtio_net_hdr``), to be passed
                      on to another such interface as they are: many times the speed. ``"split"``: the same
-                     from the kernel, cut here into packets of the MTU, with right checksums
+                     from the kernel, cut here into packets of the MTU, with right checksums. The kernel can
+                     do that faster: leave *vnet_hdr* alone where only packets of the MTU are wanted
     *carrier*        False: as if no cable were plugged in, until ``transport.set_carrier(True)``
     *persist*        whether the interface stays when this ends; default: as it is, which is no for a new one
     *owner, group*   number or name of who may attach to it without privilege
