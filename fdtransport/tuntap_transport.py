@@ -178,13 +178,15 @@ class TunTapTransport(PacketTransport):
         }
         if name in own:
             return own[name]()
-        if self._link is None:
+        link = self._link
+        if link is None or name not in ("ifindex", "addresses", "mtu", "hwaddr", "txqueuelen"):
             return None
-        if name == "ifindex":
-            return self._link.index
-        if name == "addresses":
-            return self._link.addresses()
-        return getattr(self._link.state(), name) if name in ("mtu", "hwaddr", "txqueuelen") else None
+        try:
+            if name == "addresses":
+                return link.addresses()
+            return link.index if name == "ifindex" else getattr(link.state(), name)
+        except OSError:
+            return None  # the interface was deleted, or moved to another namespace
 
     # -- points of the core --------------------------------------------------------------------
 
@@ -224,9 +226,9 @@ class TunTapTransport(PacketTransport):
         try:
             while len(packets) < budget and total < RECORD_BYTES:
                 at_once = max(1, (RECORD_BYTES - total) // self._largest)
-                at_once = min(at_once, budget - len(packets))
-                packets.extend(map(read, repeat(fd, at_once), repeat(size)))
-                total = sum(map(len, packets))
+                before = len(packets)
+                packets.extend(map(read, repeat(fd, min(at_once, budget - before)), repeat(size)))
+                total += sum(map(len, packets[before:]))
             self._budget = min(4 * budget, RECORDS)
         except OSError as exc:
             self._budget = len(packets) or 1

@@ -376,6 +376,7 @@ async def test_an_interface_that_is_deleted_is_one_loss(
             transport.sendto(udp(b"load"))
     await asyncio.sleep(0)
     transport.link.delete()
+    assert transport.get_extra_info("mtu", "gone") == "gone"
     if state == "under load":
         for _ in range(100):
             transport.sendto(udp(b"load"))
