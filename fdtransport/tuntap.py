@@ -37,7 +37,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 #: Milliseconds at most that are waited for addresses.
-SETTLING = 1000
+SETTLING = 3000
 #: What has to be known of a descriptor that is attached already.
 _OF_ADOPTED = {"vnet_hdr", "pi"}
 
@@ -134,7 +134,7 @@ async def _connect(
 async def _settled(link: Link) -> None:
     """Wait for the moment that the kernel takes until IPv6 addresses can be used."""
     for _ in range(SETTLING):
-        if link.is_settled():
+        if link.is_settled() or not link.state().carrier:
             return
         await asyncio.sleep(0.001)
 

@@ -171,7 +171,8 @@ def test_an_example_ends_when_nobody_can_be_told(name: str) -> None:
     with open("/dev/full", "wb") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=50, cwd=ROOT)
     assert result.returncode == 1
-    assert SLOW.sub(b"", result.stderr).splitlines() == [name.encode() + b".py: [Errno 28] No space left on device"]
+    told = SLOW.sub(b"", result.stderr).splitlines()
+    assert told == [name.encode() + b".py: [Errno 28] No space left on device"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
