@@ -131,9 +131,7 @@ class Forward:
 
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
         if self.other is not None:  # a network loses what comes before it is there
-            send = self.other.sendto
-            for data, _ in records:
-                send(data)
+            self.other.send_packets([data for data, _ in records])
 
 
 def snmp(space: Namespace, protocol: str) -> dict[str, int]:
