@@ -224,9 +224,7 @@ class Forward(asyncio.DatagramProtocol):
 
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
         if self.other is not None:
-            send = self.other.sendto
-            for data, _ in records:
-                send(data)
+            self.other.send_packets([data for data, _ in records])
 
 
 @carries_out("tun-relay", "protocol")

@@ -133,11 +133,9 @@ class Datagrams(asyncio.DatagramProtocol):
             sendto(packet, peer)
 
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
-        sendto = self.tunnel.transport.sendto
+        self.tunnel.transport.send_packets([data for data, _ in records if data[:1] != b"\0"])
         for data, addr in records:
-            if data[:1] != b"\0":
-                sendto(data)
-            elif len(data) == HELLO.size and data.startswith(MARK):
+            if len(data) == HELLO.size and data.startswith(MARK):
                 self.greeted(HELLO.unpack(data)[1], addr)
 
     def greeted(self, mtu: int, addr: Any) -> None:
@@ -187,14 +185,15 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         data, at = self.rest + data, 0
-        sendto = self.tunnel.transport.sendto
+        packets = []
         while at + 2 <= len(data):
             end = at + 2 + int.from_bytes(data[at : at + 2], "big")
             if end > len(data):
                 break
-            sendto(data[at + 2 : end])
+            packets.append(data[at + 2 : end])
             at = end
         self.rest = data[at:]
+        self.tunnel.transport.send_packets(packets)
 
     def pause_writing(self) -> None:
         self.tunnel.transport.pause_reading()

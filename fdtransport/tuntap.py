@@ -37,7 +37,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 #: Milliseconds at most that are waited for addresses.
-SETTLING = 1000
+SETTLING = 3000
 #: What has to be known of a descriptor that is attached already.
 _OF_ADOPTED = {"vnet_hdr", "pi"}
 
@@ -71,7 +71,8 @@ async def connect_tuntap(
     *vnet_hdr*       offload. ``"raw"``: packets of up to 64 KiB, each with a header of 10 bytes that tells
                      how to cut them and which checksum is missing (``struct virtio_net_hdr``), to be passed
                      on to another such interface as they are: many times the speed. ``"split"``: the same
-                     from the kernel, cut here into packets of the MTU, with right checksums
+                     from the kernel, cut here into packets of the MTU, with right checksums. The kernel can
+                     do that faster: leave *vnet_hdr* alone where only packets of the MTU are wanted
     *carrier*        False: as if no cable were plugged in, until ``transport.set_carrier(True)``
     *persist*        whether the interface stays when this ends; default: as it is, which is no for a new one
     *owner, group*   number or name of who may attach to it without privilege
@@ -133,7 +134,7 @@ async def _connect(
 async def _settled(link: Link) -> None:
     """Wait for the moment that the kernel takes until IPv6 addresses can be used."""
     for _ in range(SETTLING):
-        if link.is_settled():
+        if link.is_settled() or not link.state().carrier:
             return
         await asyncio.sleep(0.001)
 

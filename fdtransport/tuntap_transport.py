@@ -7,7 +7,7 @@ import errno
 import os
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ._core.lifecycle import Event
 from ._core.packet import RECORD_BYTES, RECORDS, PacketTransport
 from ._core.root import NO_QUEUE
 from ._core.segmentation import HEADER_SIZE, NO_HEADER, segments
-from ._core.stream import BytesLike
+from ._core.stream import BytesLike, as_buffer
 from ._core.tun_device import EBADFD, Device
 from .errors import ErrnoTable, Meaning, meaning
 from .link import Link, LinkState
@@ -178,13 +178,15 @@ class TunTapTransport(PacketTransport):
         }
         if name in own:
             return own[name]()
-        if self._link is None:
+        link = self._link
+        if link is None or name not in ("ifindex", "addresses", "mtu", "hwaddr", "txqueuelen"):
             return None
-        if name == "ifindex":
-            return self._link.index
-        if name == "addresses":
-            return self._link.addresses()
-        return getattr(self._link.state(), name) if name in ("mtu", "hwaddr", "txqueuelen") else None
+        try:
+            if name == "addresses":
+                return link.addresses()
+            return link.index if name == "ifindex" else getattr(link.state(), name)
+        except OSError:
+            return None  # the interface was deleted, or moved to another namespace
 
     # -- points of the core --------------------------------------------------------------------
 
@@ -224,9 +226,9 @@ class TunTapTransport(PacketTransport):
         try:
             while len(packets) < budget and total < RECORD_BYTES:
                 at_once = max(1, (RECORD_BYTES - total) // self._largest)
-                at_once = min(at_once, budget - len(packets))
-                packets.extend(map(read, repeat(fd, at_once), repeat(size)))
-                total = sum(map(len, packets))
+                before = len(packets)
+                packets.extend(map(read, repeat(fd, min(at_once, budget - before)), repeat(size)))
+                total += sum(map(len, packets[before:]))
             self._budget = min(4 * budget, RECORDS)
         except OSError as exc:
             self._budget = len(packets) or 1
@@ -330,6 +332,36 @@ class TunTapTransport(PacketTransport):
                     self.sent_bytes += size
                 return
         super().sendto(data, addr)
+
+    def send_packets(self, packets: Iterable[BytesLike]) -> None:
+        """``sendto`` for each of *packets*, in order, at less cost: the counterpart of ``packets_received``.
+
+        :raises TypeError: one of them is not bytes-like; then none was sent.
+        """
+        waiting = [packet if type(packet) is bytes else as_buffer(packet) for packet in packets]
+        sizes = list(map(len, waiting))
+        fit = self._as_it_is and self._least <= min(sizes, default=0) and max(sizes) <= self._largest
+        at = 0
+        while at < len(waiting):
+            if not (fit and self._state.writes and (self._queue is NO_QUEUE or not self._queue.size)):
+                self.sendto(waiting[at])
+                at += 1
+                continue
+            # The loop over the packets runs in C; how many were taken before an error is in the list.
+            taken: list[int] = []
+            error = None
+            try:
+                taken.extend(map(self._sys.write, repeat(self._wfd), waiting[at:] if at else waiting))
+            except OSError as exc:
+                error = exc
+            self.sent += len(taken)
+            self.sent_bytes += sum(taken)
+            at += len(taken)
+            if error is not None:
+                self._not_sent(error, waiting[at], None)
+                at += 1
+                if self._queue.size > self._mark:
+                    self._check_flow()
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         size = len(data)

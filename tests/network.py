@@ -3,72 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from fdtransport._core.namespaces import in_namespace
+from examples import selftest
 from fdtransport.testing import FarEnd
 
-T = TypeVar("T")
-
-_CLONE_NEWNET = 0x40000000
 _ETH_P_ALL, _SOL_PACKET, _IGNORE_OUTGOING = 3, 263, 23
 
 
-class Namespace:
+class Namespace(selftest.Namespace):
     """A network namespace of its own, without a name: it goes when its descriptor and its interfaces do."""
-
-    def __init__(self) -> None:
-        self._fd = -1
-        errors: list[OSError] = []
-
-        def make() -> None:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(_CLONE_NEWNET):
-                errors.append(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())))
-            else:
-                self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def inside(self, function: Callable[[], T]) -> T:
-        """What *function* returns, called in a thread that is in this namespace."""
-        return in_namespace(self, function)
 
     def run(self, *command: str, **options: Any) -> str:
         """The output of a command that runs in here."""
-        import subprocess
 
         def run() -> str:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
-            return done.stdout
+            return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
 
         return self.inside(run)
 
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
-    def __enter__(self) -> Namespace:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
+@contextlib.contextmanager
+def own_namespace_unchanged() -> Iterator[None]:
+    """Whatever is tested, the machine's own interfaces are the same as before."""
+    before = sorted(os.listdir("/sys/class/net"))
+    yield
+    assert sorted(os.listdir("/sys/class/net")) == before
 
 
 def why_not() -> str | None:
@@ -82,12 +49,6 @@ def why_not() -> str | None:
 
 
 needs_tuntap = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-
-@contextlib.contextmanager
-def namespaces(number: int) -> Iterator[list[Namespace]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Namespace()) for _ in range(number)]
 
 
 def packet_socket(space: Namespace, name: str) -> socket.socket:
@@ -170,9 +131,7 @@ class Forward:
 
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
         if self.other is not None:  # a network loses what comes before it is there
-            send = self.other.sendto
-            for data, _ in records:
-                send(data)
+            self.other.send_packets([data for data, _ in records])
 
 
 def snmp(space: Namespace, protocol: str) -> dict[str, int]:

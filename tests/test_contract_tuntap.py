@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from network import Namespace, PacketFarEnd, needs_tuntap, packet_socket
+from network import Namespace, PacketFarEnd, needs_tuntap, own_namespace_unchanged, packet_socket
 
 from fdtransport import TunTapTransport
 from fdtransport._core.opening import open_transport
@@ -90,7 +90,7 @@ class Maker:
 
 @pytest.fixture
 def space() -> Iterator[Namespace]:
-    with Namespace() as space:
+    with own_namespace_unchanged(), Namespace() as space:
         yield space
 
 

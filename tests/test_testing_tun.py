@@ -59,6 +59,38 @@ async def test_what_is_no_packet_is_refused(open_tun: Open) -> None:
     assert transport.sent == 1
 
 
+async def test_many_at_once_are_the_same_as_one_by_one(open_tun: Open) -> None:
+    transport, protocol, *_ = await open_tun()
+    good = [PACKET + bytes([n]) for n in range(5)]
+    bad = [b"\0" * 40, b"\x45", PACKET + bytes(2000)]
+    transport.send_packets([good[0], bad[0], bytearray(good[1]), good[2], bad[1], memoryview(good[3])])
+    transport.send_packets(iter([bad[2], good[4]]))
+    transport.send_packets([])
+    assert errnos(protocol) == [errno.EINVAL, errno.EINVAL, errno.EMSGSIZE]
+    assert (transport.sent, transport.sent_bytes, transport.refused) == (5, 5 * 21, 3)
+    with pytest.raises(TypeError):
+        transport.send_packets([good[0], "text"])
+    assert transport.sent == 5
+    transport.link.set(up=False)
+    transport.send_packets(good)
+    assert errnos(protocol)[3:] == [errno.EIO] * 5
+
+
+async def test_many_at_once_queue_when_the_kernel_is_full(tun: MemoryTun) -> None:
+    transport, protocol = await tun.connect(RecordingDatagramProtocol)
+    transport.set_write_buffer_limits(high=10_000)
+    packets = [PACKET + n.to_bytes(2, "big") + bytes(1000) for n in range(1500)]
+    transport.send_packets(packets[:1000])
+    transport.send_packets(packets[1000:])
+    assert protocol.paused
+    assert [await tun.recv() for _ in packets] == packets
+    await until(lambda: not protocol.paused, "the protocol was resumed")
+    assert (transport.sent, protocol.errors) == (1500, [])
+    transport.close()
+    transport.send_packets(packets)
+    await until(lambda: protocol.lost, "it was lost")
+
+
 async def test_what_is_no_frame_is_refused(open_tun: Open) -> None:
     transport, protocol, *_ = await open_tun(mode="tap")
     transport.sendto(FRAME[:13])

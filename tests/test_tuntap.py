@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import typing_extensions
 from conftest import LOOPS
-from network import Namespace, ip_checksum, needs_tuntap, udp, udp_socket
+from network import Namespace, ip_checksum, needs_tuntap, own_namespace_unchanged, udp, udp_socket
 from relay_ends import Quiet
 
 import fdtransport
@@ -48,17 +48,9 @@ HERE = "10.9.0.1"  # the kernel's address, of the namespace
 QUIET: dict[str, Any] = {"link_local": False}  # nothing comes that no test has caused
 
 
-@pytest.fixture(autouse=True)
-def nothing_in_our_own_namespace() -> Iterator[None]:
-    """Whatever is tested, the machine's own interfaces are the same as before."""
-    before = sorted(os.listdir("/sys/class/net"))
-    yield
-    assert sorted(os.listdir("/sys/class/net")) == before
-
-
 @pytest.fixture
 def space() -> Iterator[Namespace]:
-    with Namespace() as space:
+    with own_namespace_unchanged(), Namespace() as space:
         yield space
 
 
@@ -376,6 +368,7 @@ async def test_an_interface_that_is_deleted_is_one_loss(
             transport.sendto(udp(b"load"))
     await asyncio.sleep(0)
     transport.link.delete()
+    assert transport.get_extra_info("mtu", "gone") == "gone"
     if state == "under load":
         for _ in range(100):
             transport.sendto(udp(b"load"))
@@ -457,11 +450,11 @@ async def test_a_protocol_is_told_of_changes_of_the_link(connect: Connect) -> No
     transport, protocol = await connect(factory=Watching)
     states: list[LinkState] = protocol.states  # type: ignore[attr-defined]
     transport.link.set(up=False)
-    await until(lambda: states and not states[-1].up, "it was told that it is down")
+    await until(lambda: states and not states[-1].up, "it was told that it is down", 10)
     transport.link.set(up=True, mtu=1234)
-    await until(lambda: states[-1].up and states[-1].mtu == 1234, "it was told that it is up again")
+    await until(lambda: states[-1].up and states[-1].mtu == 1234, "it was told that it is up again", 10)
     transport.set_carrier(False)
-    await until(lambda: not states[-1].running, "it was told that the cable is out")
+    await until(lambda: not states[-1].running, "it was told that the cable is out", 10)
     assert states[-1].up
     told = len(states)
     transport.link.delete()
@@ -471,9 +464,11 @@ async def test_a_protocol_is_told_of_changes_of_the_link(connect: Connect) -> No
 
 async def test_without_a_carrier_it_begins_unplugged(connect: Connect) -> None:
     transport, _ = await connect(carrier=False)
-    assert (transport.link.state().up, transport.link.state().running) == (True, False)
+    state = transport.link.state()
+    assert (state.up, state.carrier, state.running) == (True, False, False)
     transport.set_carrier(True)
-    assert transport.link.state().running
+    assert transport.link.state().carrier
+    await until(lambda: transport.link.state().running, "packets pass", 10)
 
 
 async def test_a_persistent_interface_stays_and_can_be_attached_to_again(connect: Connect) -> None:
@@ -834,6 +829,7 @@ async def run_unprivileged(before: str, *command: str) -> bytes:
         "python": Path(sys.base_prefix),
         "library": Path(fdtransport.__file__).parent.parent,
         "tests": Path(__file__).parent,
+        "root": Path(__file__).parent.parent,
         "site": Path(typing_extensions.__file__).parent,
     }
     script = "\n".join([
@@ -848,7 +844,7 @@ async def run_unprivileged(before: str, *command: str) -> bytes:
         *(python if part == "python" else part for part in command),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd="/",
         env={
-            "PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/site",
+            "PYTHONPATH": "/mnt/library:/mnt/tests:/mnt/root:/mnt/site",
             "LD_LIBRARY_PATH": "/mnt/python/lib",
             "PATH": os.environ["PATH"],
         },

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from network import Forward, Namespace, needs_tuntap, snmp, udp_socket
+from network import Forward, Namespace, needs_tuntap, own_namespace_unchanged, snmp, udp_socket
 
 from fdtransport import TunTapTransport, connect_tuntap
 from fdtransport._core.segmentation import GSO_NONE, HEADER_SIZE, NO_HEADER, OffloadHeader
@@ -45,7 +45,7 @@ class Forwarding(Forward, asyncio.DatagramProtocol):
 
 @pytest.fixture
 def spaces() -> Iterator[tuple[Namespace, Namespace]]:
-    with Namespace() as near, Namespace() as far:
+    with own_namespace_unchanged(), Namespace() as near, Namespace() as far:
         yield near, far
 
 

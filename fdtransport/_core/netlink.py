@@ -46,7 +46,7 @@ Network = IPv4Network | IPv6Network
 # From <linux/netlink.h> and <linux/rtnetlink.h>.
 ERROR, DONE = 2, 3
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
-REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400
+EXCL, CREATE = 0x200, 0x400
 ACK_TLVS = 0x200
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
@@ -57,7 +57,7 @@ GROUP_LINK = 1
 IPV4, IPV6 = 2, 10  # AF_INET and AF_INET6 of Linux, on whatever system this is imported
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN = 1, 3, 4, 13
-_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_CARRIER = 16, 18, 23, 26, 33
+_IFLA_LINKINFO, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_CARRIER = 18, 23, 26, 33
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _GEN_MODE_NONE, _GEN_MODE_EUI64 = 1, 0
@@ -102,8 +102,10 @@ class LinkState(NamedTuple):
     name: str
     up: bool
     """Whether it was switched on (IFF_UP)."""
+    carrier: bool
+    """Whether the cable is plugged in."""
     running: bool
-    """Whether it is up and has a carrier: whether packets pass (IFF_RUNNING)."""
+    """Whether it is up and has a carrier: packets pass (IFF_RUNNING). The kernel may take a second for it."""
     mtu: int
     hwaddr: str | None
     """The hardware address, ``02:00:00:00:00:01``; None where there is none."""
@@ -227,6 +229,7 @@ def read_link(message: Message) -> LinkState:
         index,
         found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "surrogateescape"),
         bool(flags & IFF_UP),
+        found.get(_IFLA_CARRIER, b"\0") != b"\0",
         bool(flags & IFF_UP) and bool(flags & IFF_RUNNING),
         _number(found, _IFLA_MTU),
         hwaddr.hex(":") if hwaddr else None,

@@ -51,8 +51,8 @@ class MemoryLink:
         names = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes",
                  "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")  # fmt: skip
         self._state = LinkState(
-            1, device.name, True, True, mtu, "02:00:00:00:00:01" if device.tap else None, txqueuelen, "tun",
-            dict.fromkeys(names, 0), {},
+            1, device.name, True, True, True, mtu, "02:00:00:00:00:01" if device.tap else None, txqueuelen,
+            "tun", dict.fromkeys(names, 0), {},
         )  # fmt: skip
         self.on_change: Callable[[LinkState], object] = lambda _state: None
 
@@ -69,8 +69,7 @@ class MemoryLink:
     def set(self, **changes: Any) -> None:
         """As of ``Link``; protocols with ``link_changed`` are told."""
         self._state = self._state._replace(**changes)
-        if "up" in changes:
-            self._state = self._state._replace(running=changes["up"])
+        self._state = self._state._replace(running=self._state.up and self._state.carrier)
         self.on_change(self._state)
 
     def addresses(self) -> list[Any]:
@@ -115,7 +114,7 @@ class MemoryTunTransport(TunTapTransport):
 
     def set_carrier(self, on: bool) -> None:
         link: Any = self.link
-        link.set(running=on)
+        link.set(carrier=on)
 
     def _is_deleted(self) -> bool:
         return bool(self._sys.deleted)
@@ -170,7 +169,7 @@ class MemoryTun:
         """Have the kernel send *packet* by the interface; whether there was room for it. Who sends by a
         network is not told."""
         state = self.link.state()
-        if not (state.up and state.running) or self._unread >= state.txqueuelen:
+        if not state.running or self._unread >= state.txqueuelen:
             state.statistics["tx_dropped"] += 1
             return False
         self._unread += 1
