@@ -25,14 +25,8 @@ from .errors import (
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
-from .inotify import (
-    InotifyEvent,
-    InotifyProtocol,
-    InotifyTransport,
-    InotifyWatch,
-    WatchEnd,
-    connect_inotify,
-)
+from .inotify import InotifyTransport, connect_inotify
+from .inotify_events import InotifyEvent, InotifyProtocol, InotifyWatch, WatchEnd
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe

@@ -34,6 +34,7 @@ FLOORS = {
     "_core.watch_difference": 1.1,
     "_core.watch_ignore": 1.1,
     "_core.watch_scan": 1.3,
+    "_core.watch_roots": 1.35,
     "_core.watch_engine": 1.4,
     "_core.interest": 1.6,
     "_core.socket_object": 1.6,
@@ -68,7 +69,8 @@ BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
-    "watcher": {"inotify", "watch_subscription"}, "feeding": {"pipes"}, "follow": {"feeding", "inotify"},
+    "inotify": {"inotify_events"}, "watcher": {"inotify", "watch_subscription"}, "feeding": {"pipes"},
+    "follow": {"feeding", "inotify", "inotify_events"},
     "watch_lines": {"feeding", "watcher"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
