@@ -61,6 +61,7 @@ class Engine(TreeRoots):
         #: Bytes of records that were fed and not looked at yet.
         self.backlog = 0
         self._heard = self.clock()
+        self._recovering = False  # from an overflow
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
         # Places to which a file was moved where one was. If it leaves at once, two files may have been
@@ -83,7 +84,8 @@ class Engine(TreeRoots):
     @property
     def settled(self) -> bool:
         """Whether nothing is open about the records that were fed."""
-        return not (self._records or self.tasks or self.pairs or self.unsure or self.tree.orphans)
+        open_questions = self.pairs or self.unsure or self.tree.orphans or self._recovering
+        return not (self._records or self.tasks or open_questions)
 
     def work(self) -> Steps:
         """Do what there is to do; yields often."""
@@ -287,10 +289,16 @@ class Engine(TreeRoots):
     def _overflow(self) -> Steps:
         tree = self.tree
         tree.say(Kind.OVERFLOW, None, "", False)
+        self._recovering = True
+        self.round += 1
         yield from self.rescan()
+        for count, node in enumerate(list(tree.by_wd.values()), 1):
+            if node.round != self.round:
+                self.doubt(node)  # it moved meanwhile, from where we had not been to where we had
+            if not count % RECORDS:
+                yield
         for leaving in self.pairs:
             self._end(leaving)
-        tree.say(Kind.RESCANNED, None, "", False)
 
     def rescan(self) -> Steps:
         """Look at everything."""
@@ -329,6 +337,9 @@ class Engine(TreeRoots):
                 if number not in self._gates:
                     self.files.unwatch(number)
                 yield
+            if self._recovering and not self.busy:
+                self._recovering = False
+                self.tree.say(Kind.RESCANNED, None, "", False)
 
     def _end(self, leaving: Leaving) -> None:
         """Nothing was heard of it. It has gone, unless it never left: see where it was."""

@@ -53,7 +53,7 @@ class Kind(Enum):
 class Node:
     """A directory. ``entries`` has its directories as nodes, and None for everything else."""
 
-    __slots__ = ("_moves", "_path", "alive", "entries", "mount", "name", "parent", "refused", "wd")
+    __slots__ = ("_moves", "_path", "alive", "entries", "mount", "name", "parent", "refused", "round", "wd")
 
     def __init__(self, parent: Node | None, name: str, wd: int = -1) -> None:
         self.parent = parent  # None: a root, whose name is its path
@@ -63,6 +63,7 @@ class Node:
         self.alive = True
         self.mount = False
         self.refused = 0  # the errno of the watch that it did not get
+        self.round = -1  # of looking at everything, in which it was listed last
         self._path = ""
         self._moves = -1
 
