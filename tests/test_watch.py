@@ -17,6 +17,7 @@ from tree_oracle import Replay, differ, walked
 
 from fdtransport import InotifyMask, WatchKind, watch, watcher
 from fdtransport._core.inotify_limits import watch_numbers
+from fdtransport.testing import sweep
 from fdtransport.testing.observe import LoopTurns, idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -698,6 +699,38 @@ async def test_asking_for_readiness_can_be_cancelled(tmp_path):
         waiting.cancel()
         assert await told(w, tmp_path) == [("created", "f"), ("written", "f"), ("moved out", "f")]
     os.unlink(tmp_path.parent / "away")
+
+
+async def test_a_failing_system_call_neither_hangs_nor_leaks_nor_ends_in_a_riddle(tmp_path, reports):
+    number = 0
+
+    async def scenario():
+        nonlocal number
+        number += 1
+        root = tmp_path / str(number)
+        os.makedirs(root / "a" / "b")
+        async with watch(root, initial=True) as w:
+            os.makedirs(root / "c" / "d")
+            touch(root / "c" / "d" / "f")
+            os.rename(root / "a" / "b", root / "b")
+            await w.ready()
+            replay = Replay()
+            errors = []
+            while aiter(w)._queue:
+                event = await aiter(w).get()
+                replay.one(event)
+                if event.kind is K.ERROR:
+                    errors.append(event.error)
+            assert errors or replay.paths == walked(str(root))
+            assert replay.faults == []
+
+    errnos = (errno.EINTR, errno.EIO, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.EACCES)
+    names = ("inotify_init1", "inotify_add_watch", "open", "scandir", "fstat", "ioctl", "read")
+    async for outcome in sweep(scenario, names, errnos, timeout=10, at_most=5):
+        assert not outcome.hung, str(outcome)
+        assert not outcome.leaked, str(outcome)
+        assert outcome.error is None or isinstance(outcome.error, OSError), str(outcome)
+    assert not [report for report in reports if not isinstance(report["exception"], OSError)]
 
 
 async def test_many_directories_are_unwatched_when_they_leave(tmp_path):

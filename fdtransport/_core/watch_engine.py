@@ -290,24 +290,24 @@ class Engine(TreeRoots):
         tree = self.tree
         tree.say(Kind.OVERFLOW, None, "", False)
         self._recovering = True
-        self.round += 1
         yield from self.rescan()
-        for count, node in enumerate(list(tree.by_wd.values()), 1):
-            if node.round != self.round:
-                self.doubt(node)  # it moved meanwhile, from where we had not been to where we had
-            if not count % RECORDS:
-                yield
         for leaving in self.pairs:
             self._end(leaving)
 
     def rescan(self) -> Steps:
         """Look at everything."""
+        self.round += 1
         for path in list(self.follow):
             if path not in self.tree.roots:
                 yield from self._await(path)
         for root in list(self.tree.roots.values()):
             if root.alive:
                 yield from self._check_root(root, Kind.DELETED, every=True)
+        for count, node in enumerate(list(self.tree.by_wd.values()), 1):
+            if node.round != self.round:
+                self.doubt(node)  # it moved meanwhile, from where we had not been to where we had
+            if not count % RECORDS:
+                yield
 
     # -- when the queue is empty --------------------------------------------------------------
 

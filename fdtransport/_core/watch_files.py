@@ -6,6 +6,7 @@ one directory, whatever becomes of its names meanwhile.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -43,7 +44,10 @@ class Files:
 
     def watch(self, fd: int, more: int = 0) -> int:
         """The number of the watch of the directory *fd*, which is made if there is none."""
-        return syscalls.inotify_add_watch(self._inotify, b"/proc/self/fd/%d" % fd, self._mask | more)
+        try:
+            return syscalls.inotify_add_watch(self._inotify, b"/proc/self/fd/%d" % fd, self._mask | more)
+        except FileNotFoundError:
+            raise OSError(errno.ENOSYS, "trees can be watched only where /proc is mounted") from None
 
     def unwatch(self, number: int) -> None:
         try:
@@ -63,7 +67,11 @@ class Files:
         return not stat.S_ISDIR(found.st_mode)
 
     def device(self, fd: int) -> int:
-        return syscalls.fstat(fd).st_dev
+        """The number of the file system that *fd* is on; -1 when nobody can tell."""
+        try:
+            return syscalls.fstat(fd).st_dev
+        except OSError:
+            return -1
 
     def queued(self) -> int:
         """Bytes of events that nobody has read yet."""

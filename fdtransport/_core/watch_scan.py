@@ -280,7 +280,7 @@ class TreeScan:
                     fd = -1
                     continue
                 inner = files.device(fd)
-                if inner != device and not entry.mount:
+                if -1 != inner != device != -1 and not entry.mount:
                     self._mount(entry)
                 if len(stack) >= DEPTH:
                     self._deep.append(entry)
