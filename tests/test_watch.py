@@ -743,3 +743,23 @@ async def test_many_directories_are_unwatched_when_they_leave(tmp_path):
         await told(w)
         assert len(watch_numbers(w._transport.get_extra_info("fd"))) == 1
         await until(lambda: w._engine.settled, "the end of work")
+
+
+async def test_a_very_deep_tree_that_moves_is_watched_under_its_new_path(tmp_path):
+    depth = 1200
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    try:
+        async with watch(tmp_path) as w:
+            assert len(w._engine.tree.by_wd) == depth + 1
+            (tmp_path / "d").rename(tmp_path / "e")
+            os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+            created = [event for event in await told(w) if event.kind is K.CREATED]
+            assert [event.path for event in created] == [f"{tmp_path}/e{'/d' * (depth - 1)}/f"]
+    finally:
+        os.close(here)
+        subprocess.run(["rm", "-r", str(tmp_path / "e")], check=True)  # noqa: ASYNC221

@@ -31,7 +31,8 @@ class TreeRoots(TreeScan):
         super().__init__(*args)
         self.follow: set[str] = set()  # roots that are waited for when they are not there
         self._bereft = False  # of the last root, and nobody has removed it
-        self._gates: dict[int, set[str]] = {}  # by their watches: the roots that may appear there
+        #: By their watches: the roots that may appear there, and what their paths lack first.
+        self._gates: dict[int, dict[str, str]] = {}
 
     @property
     def over(self) -> bool:
@@ -46,9 +47,9 @@ class TreeRoots(TreeScan):
         tree = self.tree
         if path in tree.roots or path in self.follow:
             raise ValueError(f"{path!r} is watched already")
-        real = os.path.realpath(path)
+        real = os.path.realpath(self.files.absolute(path))
         for root in tree.roots:
-            other = os.path.realpath(root)
+            other = os.path.realpath(self.files.absolute(root))
             if os.path.commonpath([real, other]) in (real, other):
                 raise ValueError(f"{path!r} and {root!r}, which is watched already, are in each other")
         self._bereft = False
@@ -127,7 +128,7 @@ class TreeRoots(TreeScan):
 
     def _open_gate(self, path: str) -> bool:
         """Watch the directory in which the next part of *path* is missing; false if that was done before."""
-        place = os.path.abspath(path)
+        place = os.path.normpath(self.files.absolute(path))
         while True:
             above = os.path.dirname(place)
             try:
@@ -139,7 +140,7 @@ class TreeRoots(TreeScan):
                 continue
             break
         try:
-            number = self.files.watch(fd, ROOT)
+            number = self.files.watch_for(fd, _STIRS & ~int(_M.IGNORED))
         except OSError as exc:
             self.tree.say(Kind.ERROR, None, path, True, 0, True, error=exc)
             return False
@@ -148,13 +149,13 @@ class TreeRoots(TreeScan):
         if path in self._gates.get(number, ()):
             return False
         self._close_gates(path)
-        self._gates.setdefault(number, set()).add(path)
+        self._gates.setdefault(number, {})[path] = os.path.basename(place)
         self.tree.orphans.discard(number)
         return True  # and it may have appeared meanwhile
 
     def _close_gates(self, path: str) -> None:
         for number, paths in list(self._gates.items()):
-            paths.discard(path)
+            paths.pop(path, None)
             if not paths:
                 del self._gates[number]
                 if number not in self.tree.by_wd:
@@ -162,7 +163,9 @@ class TreeRoots(TreeScan):
 
     def _at_gate(self, number: int, mask: int, name: str) -> Steps:
         if mask & _STIRS:
-            for path in list(self._gates.get(number, ())):
+            for path, part in list(self._gates.get(number, {}).items()):
+                if name and name != part:
+                    continue
                 if mask & _M.IGNORED:
                     self._gates.pop(number, None)
                 yield from self._await(path)

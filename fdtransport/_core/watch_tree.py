@@ -146,10 +146,16 @@ class Tree:
     def path(self, node: Node) -> str:
         if node._moves == self._moves:
             return node._path
-        parent = node.parent
-        node._path = node.name if parent is None else joined(self.path(parent), node.name)
-        node._moves = self._moves
-        return node._path
+        stale: list[Node] = []
+        here: Node | None = node
+        while here is not None and here._moves != self._moves:
+            stale.append(here)
+            here = here.parent
+        path = "" if here is None else here._path
+        for each in reversed(stale):
+            each._path = path = joined(path, each.name)
+            each._moves = self._moves
+        return path
 
     def find(self, path: str) -> Node | bool | None:
         """What is at *path*: a node, True for what is no directory, None for nothing."""
