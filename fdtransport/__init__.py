@@ -27,14 +27,8 @@ from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
-from .inotify import (
-    InotifyEvent,
-    InotifyProtocol,
-    InotifyTransport,
-    InotifyWatch,
-    WatchEnd,
-    connect_inotify,
-)
+from .inotify import InotifyTransport, connect_inotify
+from .inotify_events import InotifyEvent, InotifyProtocol, InotifyWatch, WatchEnd
 from .link import Link, LinkState, Route
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream

@@ -15,7 +15,8 @@ from ._core.inotify_records import InotifyMask
 from ._core.readiness import in_memory
 from .errors import EndpointError
 from .feeding import FedTransport, Sink, connect_fed
-from .inotify import InotifyEvent, InotifyProtocol, InotifyTransport, InotifyWatch, WatchEnd, connect_inotify
+from .inotify import InotifyTransport, connect_inotify
+from .inotify_events import InotifyEvent, InotifyProtocol, InotifyWatch, WatchEnd
 
 __all__ = ["connect_follow"]
 

@@ -11,9 +11,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from enum import Enum
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ._core import syscalls
 from ._core.base import BaseTransport
@@ -22,15 +20,9 @@ from ._core.inotify_records import ENCODING, HEADER, InotifyMask
 from ._core.lifecycle import Event
 from ._core.opening import open_transport
 from .errors import Meaning, meaning
+from .inotify_events import InotifyEvent, InotifyWatch, WatchEnd
 
-__all__ = [
-    "InotifyEvent",
-    "InotifyProtocol",
-    "InotifyTransport",
-    "InotifyWatch",
-    "WatchEnd",
-    "connect_inotify",
-]
+__all__ = ["InotifyTransport", "connect_inotify"]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -42,113 +34,10 @@ READ_SIZE = 16 * 1024
 
 _MASK = InotifyMask
 _IGNORED, _OVERFLOW, _UNMOUNT = int(_MASK.IGNORED), int(_MASK.Q_OVERFLOW), int(_MASK.UNMOUNT)
-_MOVE_SELF, _ISDIR = int(_MASK.MOVE_SELF), int(_MASK.ISDIR)
+_MOVE_SELF = int(_MASK.MOVE_SELF)
 _ASKED = int(_MASK.MASK_ADD | _MASK.MASK_CREATE)
 #: What is about the watch, and not only about what it watches.
 _OF_WATCH = _IGNORED | _OVERFLOW | _UNMOUNT | _MOVE_SELF
-
-
-class WatchEnd(Enum):
-    """Why a watch has ended."""
-
-    REMOVED = "removed"
-    """``remove()`` was called."""
-    DELETED = "deleted"
-    """What it watched is no more."""
-    MOVED = "moved"
-    """What it watched has another name now, and nobody knows which."""
-    UNMOUNTED = "unmounted"
-    """The file system that it was on has gone."""
-    ONCE = "once"
-    """It was for one event (ONESHOT), and that has come."""
-
-
-class InotifyWatch:
-    """One watch of an `InotifyTransport`; made by ``add_watch``."""
-
-    __slots__ = ("_end", "_keep", "_text", "_transport", "mask", "number", "path")
-
-    def __init__(
-        self,
-        transport: InotifyTransport,
-        number: int,
-        path: str | bytes,
-        mask: InotifyMask,
-        keep_moved: bool,
-    ) -> None:
-        self._keep = keep_moved
-        self._transport = transport
-        self._text = isinstance(path, str)
-        self._end: WatchEnd | None = None
-        #: Its number in the kernel.
-        self.number: int = number
-        #: The path as it was given.
-        self.path: str | bytes = path
-        #: What was asked for.
-        self.mask: InotifyMask = mask
-
-    @property
-    def active(self) -> bool:
-        """Whether events of it may come."""
-        return self._transport._watches.get(self.number) is self
-
-    def remove(self) -> None:
-        """End it: no event of it comes after this. ``watch_removed`` follows. Idempotent."""
-        self._transport._remove(self, WatchEnd.REMOVED)
-
-    def __repr__(self) -> str:
-        state = "" if self.active else " ended"
-        return f"<InotifyWatch{state} {self.number} {self.path!r} {self.mask!s}>"
-
-
-class InotifyEvent(NamedTuple):
-    """One event, as the kernel told it."""
-
-    watch: InotifyWatch
-    """The watch that it is of."""
-    mask: int
-    """The bits of inotify(7); ``flags`` has them by name."""
-    cookie: int
-    """The number that the two halves of a rename share; otherwise 0."""
-    name: str | bytes
-    """The name in the watched directory; empty for what is watched itself. Bytes if the path was."""
-
-    @property
-    def flags(self) -> InotifyMask:
-        """The mask with its names."""
-        return InotifyMask(self.mask)
-
-    @property
-    def is_dir(self) -> bool:
-        """Whether it is about a directory."""
-        return bool(self.mask & _ISDIR)
-
-    @property
-    def path(self) -> str | bytes:
-        """The watch's path and the name."""
-        path: Any = self.watch.path
-        return os.path.join(path, self.name) if self.name else path
-
-    @property
-    def as_path(self) -> Path:
-        """``path`` as a ``pathlib.Path``."""
-        return Path(os.fsdecode(self.path))
-
-
-class InotifyProtocol(asyncio.BaseProtocol):
-    """What an `InotifyTransport` calls. One of the first two is to be overridden."""
-
-    def event_received(self, event: InotifyEvent) -> None:
-        """An event. Not called if there is an ``events_received``."""
-
-    # def events_received(self, events: list[InotifyEvent]): those of a wake-up, in one call
-
-    def overflow_received(self) -> None:
-        """The kernel's queue ran over: events were lost here. What is watched has to be looked at anew."""
-        _log.warning("events of inotify were lost, and %r does not care", self)
-
-    def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:
-        """*watch* has ended; all others live on."""
 
 
 class InotifyTransport(BaseTransport, asyncio.ReadTransport):

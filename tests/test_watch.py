@@ -17,6 +17,7 @@ from tree_oracle import Replay, differ, walked
 
 from fdtransport import InotifyMask, WatchKind, watch, watcher
 from fdtransport._core.inotify_limits import watch_numbers
+from fdtransport.testing import sweep
 from fdtransport.testing.observe import LoopTurns, idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -700,6 +701,38 @@ async def test_asking_for_readiness_can_be_cancelled(tmp_path):
     os.unlink(tmp_path.parent / "away")
 
 
+async def test_a_failing_system_call_neither_hangs_nor_leaks_nor_ends_in_a_riddle(tmp_path, reports):
+    number = 0
+
+    async def scenario():
+        nonlocal number
+        number += 1
+        root = tmp_path / str(number)
+        os.makedirs(root / "a" / "b")
+        async with watch(root, initial=True) as w:
+            os.makedirs(root / "c" / "d")
+            touch(root / "c" / "d" / "f")
+            os.rename(root / "a" / "b", root / "b")
+            await w.ready()
+            replay = Replay()
+            errors = []
+            while aiter(w)._queue:
+                event = await aiter(w).get()
+                replay.one(event)
+                if event.kind is K.ERROR:
+                    errors.append(event.error)
+            assert errors or replay.paths == walked(str(root))
+            assert replay.faults == []
+
+    errnos = (errno.EINTR, errno.EIO, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.EACCES)
+    names = ("inotify_init1", "inotify_add_watch", "open", "scandir", "fstat", "ioctl", "read")
+    async for outcome in sweep(scenario, names, errnos, timeout=10, at_most=5):
+        assert not outcome.hung, str(outcome)
+        assert not outcome.leaked, str(outcome)
+        assert outcome.error is None or isinstance(outcome.error, OSError), str(outcome)
+    assert not [report for report in reports if not isinstance(report["exception"], OSError)]
+
+
 async def test_many_directories_are_unwatched_when_they_leave(tmp_path):
     root, outside = tmp_path / "root", tmp_path / "outside"
     for n in range(300):
@@ -710,3 +743,23 @@ async def test_many_directories_are_unwatched_when_they_leave(tmp_path):
         await told(w)
         assert len(watch_numbers(w._transport.get_extra_info("fd"))) == 1
         await until(lambda: w._engine.settled, "the end of work")
+
+
+async def test_a_very_deep_tree_that_moves_is_watched_under_its_new_path(tmp_path):
+    depth = 1200
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    try:
+        async with watch(tmp_path) as w:
+            assert len(w._engine.tree.by_wd) == depth + 1
+            (tmp_path / "d").rename(tmp_path / "e")
+            os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+            created = [event for event in await told(w) if event.kind is K.CREATED]
+            assert [event.path for event in created] == [f"{tmp_path}/e{'/d' * (depth - 1)}/f"]
+    finally:
+        os.close(here)
+        subprocess.run(["rm", "-r", str(tmp_path / "e")], check=True)  # noqa: ASYNC221

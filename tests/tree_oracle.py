@@ -47,6 +47,7 @@ class Replay:
         self.paths: dict[str, bool] = {}
         self.faults: list[str] = []
         self.overflows = self.rescans = 0
+        self.lost = False
         self.probes: set[str] = set()
 
     def apply(self, events: Iterable[WatchEvent]) -> None:
@@ -73,8 +74,10 @@ class Replay:
                 self.faults.append(f"{path} is not empty: {event}")
         elif kind is WatchKind.OVERFLOW:
             self.overflows += 1
+            self.lost = True
         elif kind is WatchKind.RESCANNED:
             self.rescans += 1
+            self.lost = False
         elif event.name and path not in self.paths:
             self.faults.append(f"{path} is not there: {event}")
 

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
 from collections.abc import Callable
 
 from .inotify_records import InotifyMask, unpacked
 from .watch_files import Files
 from .watch_pairs import Leaving
-from .watch_scan import SCARCE, Steps, TreeScan
+from .watch_roots import TreeRoots
+from .watch_scan import Steps
 from .watch_tree import Kind, Node, Teller, Tree
 
 __all__ = ["PATIENCE", "STRUCTURE", "Engine"]
@@ -32,7 +32,6 @@ RECORDS = 32
 _M = InotifyMask
 #: What is always asked for.
 STRUCTURE = int(_M.CREATE | _M.DELETE | _M.MOVE)
-ROOT = int(_M.DELETE_SELF | _M.MOVE_SELF)
 _CREATE, _DELETE, _FROM, _TO = int(_M.CREATE), int(_M.DELETE), int(_M.MOVED_FROM), int(_M.MOVED_TO)
 _ISDIR, _IGNORED, _OVERFLOW, _UNMOUNT = int(_M.ISDIR), int(_M.IGNORED), int(_M.Q_OVERFLOW), int(_M.UNMOUNT)
 _MOVE_SELF, _DELETE_SELF = int(_M.MOVE_SELF), int(_M.DELETE_SELF)
@@ -46,7 +45,7 @@ _CONTENTS = (
 _CONTENT = sum(bits for bits, _ in _CONTENTS)
 
 
-class Engine(TreeScan):
+class Engine(TreeRoots):
     """See the module's first lines. *tell* is given every change, in order."""
 
     def __init__(
@@ -62,15 +61,13 @@ class Engine(TreeScan):
         #: Bytes of records that were fed and not looked at yet.
         self.backlog = 0
         self._heard = self.clock()
+        self._recovering = False  # from an overflow
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
         # Places to which a file was moved where one was. If it leaves at once, two files may have been
         # exchanged by one rename: then what was told of the first is told of the second as well, and that
         # is where the first was.
         self._replaced: dict[tuple[Node, str], bool] = {}
-        self._bereft = False  # of the last root, and nobody has removed it
-        self.follow: set[str] = set()  # roots that are waited for when they are not there
-        self._gates: dict[int, set[str]] = {}  # watches of directories in which one of them may appear
 
     # -- what the one who drives it uses ------------------------------------------------------
 
@@ -87,12 +84,8 @@ class Engine(TreeScan):
     @property
     def settled(self) -> bool:
         """Whether nothing is open about the records that were fed."""
-        return not (self._records or self.tasks or self.pairs or self.unsure or self.tree.orphans)
-
-    @property
-    def over(self) -> bool:
-        """Whether the last root has gone, and none is waited for."""
-        return self._bereft and not (self.tree.roots or self.follow)
+        open_questions = self.pairs or self.unsure or self.tree.orphans or self._recovering
+        return not (self._records or self.tasks or open_questions)
 
     def work(self) -> Steps:
         """Do what there is to do; yields often."""
@@ -296,19 +289,25 @@ class Engine(TreeScan):
     def _overflow(self) -> Steps:
         tree = self.tree
         tree.say(Kind.OVERFLOW, None, "", False)
+        self._recovering = True
         yield from self.rescan()
         for leaving in self.pairs:
             self._end(leaving)
-        tree.say(Kind.RESCANNED, None, "", False)
 
     def rescan(self) -> Steps:
         """Look at everything."""
+        self.round += 1
         for path in list(self.follow):
             if path not in self.tree.roots:
                 yield from self._await(path)
         for root in list(self.tree.roots.values()):
             if root.alive:
                 yield from self._check_root(root, Kind.DELETED, every=True)
+        for count, node in enumerate(list(self.tree.by_wd.values()), 1):
+            if node.round != self.round:
+                self.doubt(node)  # it moved meanwhile, from where we had not been to where we had
+            if not count % RECORDS:
+                yield
 
     # -- when the queue is empty --------------------------------------------------------------
 
@@ -338,6 +337,9 @@ class Engine(TreeScan):
                 if number not in self._gates:
                     self.files.unwatch(number)
                 yield
+            if self._recovering and not self.busy:
+                self._recovering = False
+                self.tree.say(Kind.RESCANNED, None, "", False)
 
     def _end(self, leaving: Leaving) -> None:
         """Nothing was heard of it. It has gone, unless it never left: see where it was."""
@@ -360,134 +362,3 @@ class Engine(TreeScan):
             self.pairs.drop(leaving)
         else:
             self.give_up(leaving)
-
-    # -- roots --------------------------------------------------------------------------------
-
-    def add_root(self, path: str, follow: bool) -> Steps:
-        """Watch *path* and what is below.
-
-        :raises OSError: it is not there, or cannot be watched. :raises ValueError: it is watched already.
-        """
-        tree = self.tree
-        if path in tree.roots or path in self.follow:
-            raise ValueError(f"{path!r} is watched already")
-        real = os.path.realpath(path)
-        for root in tree.roots:
-            other = os.path.realpath(root)
-            if os.path.commonpath([real, other]) in (real, other):
-                raise ValueError(f"{path!r} and {root!r}, which is watched already, are in each other")
-        self._bereft = False
-        if follow:
-            self.follow.add(path)
-        try:
-            yield from self._open_root(path, synthetic=True)
-        except OSError:
-            if not follow:
-                raise
-            yield from self._await(path)
-
-    def _open_root(self, path: str, synthetic: bool) -> Steps:
-        fd = self.files.open(path, follow=True)
-        try:
-            number = self.files.watch(fd, ROOT)
-            if number in self.tree.by_wd:
-                there = self.tree.path(self.tree.by_wd[number])
-                raise ValueError(f"{path!r} is watched already, as {there!r}")
-            root = self.tree.add_root(path, number, synthetic)
-        except BaseException:
-            self.files.close(fd)
-            raise
-        yield from self.scan(root, fd, every=True)
-
-    def remove_root(self, path: str) -> None:
-        """:raises ValueError: it is no root."""
-        if path not in self.tree.roots and path not in self.follow:
-            raise ValueError(f"{path!r} is not watched; what is: {', '.join(self.tree.roots) or 'nothing'}")
-        self.follow.discard(path)
-        self._close_gates(path)
-        root = self.tree.roots.get(path)
-        if root is not None:
-            self.tree.remove_root(root, Kind.UNWATCHED)
-
-    def _check_root(self, root: Node, kind: Kind, every: bool = False) -> Steps:
-        """See whether *root* is still at its path."""
-        self.obstacle = 0
-        fd = self.open(root) if root.wd >= 0 else None
-        if fd is not None:
-            self.unsure.pop(root, None)
-            yield from self.scan(root, fd, every)
-            return
-        if self.obstacle:
-            if self.obstacle in SCARCE:
-                self.doubt(root)
-            else:
-                self._obstructed(root, self.obstacle)
-            return
-        self.unsure.pop(root, None)
-        path = root.name
-        self.tree.remove_root(root, kind)
-        self._bereft = not self.tree.roots
-        if path in self.follow:
-            yield from self._await(path)
-
-    def _await(self, path: str) -> Steps:
-        """Watch *path* if it is there, or else what it would appear in."""
-        self._close_gates(path)
-        while True:
-            try:
-                yield from self._open_root(path, synthetic=False)
-            except OSError as exc:
-                if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                    self.tree.say(Kind.ERROR, None, path, True, 0, True, error=exc)
-                    return
-            except ValueError:
-                return
-            else:
-                self._close_gates(path)
-                return
-            opened = self._open_gate(path)
-            if not opened:
-                return
-            yield
-
-    def _open_gate(self, path: str) -> bool:
-        """Watch the directory in which the next part of *path* is missing; false if that was done before."""
-        place = os.path.abspath(path)
-        while True:
-            above = os.path.dirname(place)
-            try:
-                fd = self.files.open(above, follow=True)
-            except OSError:
-                if above == place:
-                    return False
-                place = above
-                continue
-            break
-        try:
-            number = self.files.watch(fd, ROOT)
-        except OSError as exc:
-            self.tree.say(Kind.ERROR, None, path, True, 0, True, error=exc)
-            return False
-        finally:
-            self.files.close(fd)
-        if path in self._gates.get(number, ()):
-            return False
-        self._close_gates(path)
-        self._gates.setdefault(number, set()).add(path)
-        self.tree.orphans.discard(number)
-        return True  # and it may have appeared meanwhile
-
-    def _close_gates(self, path: str) -> None:
-        for number, paths in list(self._gates.items()):
-            paths.discard(path)
-            if not paths:
-                del self._gates[number]
-                if number not in self.tree.by_wd:
-                    self.tree.orphans.add(number)
-
-    def _at_gate(self, number: int, mask: int, name: str) -> Steps:
-        if mask & (_CREATE | _TO | _IGNORED | ROOT):
-            for path in list(self._gates.get(number, ())):
-                if mask & _IGNORED:
-                    self._gates.pop(number, None)
-                yield from self._await(path)

@@ -53,6 +53,7 @@ class TreeScan:
         #: Directories that may not be as they were told, and since when.
         self.unsure: dict[Node, float] = {}
         self._deep: list[Node] = []  # too deep for the scan that found them
+        self.round = 0  # of looking at everything; what was not listed in it is not sure
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
         self.obstacle = 0
@@ -279,7 +280,7 @@ class TreeScan:
                     fd = -1
                     continue
                 inner = files.device(fd)
-                if inner != device and not entry.mount:
+                if -1 != inner != device != -1 and not entry.mount:
                     self._mount(entry)
                 if len(stack) >= DEPTH:
                     self._deep.append(entry)
@@ -317,6 +318,7 @@ class TreeScan:
     def _list(self, node: Node, fd: int, directories: list[str]) -> Steps:
         """Have the entries of *node* be what the listing of *fd* says; its directories go to the list."""
         tree, entries, ignored = self.tree, node.entries, self.ignored
+        node.round = self.round
         seen: set[str] = set()
         hidden: set[str] = set()
         since = 0

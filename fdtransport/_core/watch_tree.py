@@ -53,7 +53,7 @@ class Kind(Enum):
 class Node:
     """A directory. ``entries`` has its directories as nodes, and None for everything else."""
 
-    __slots__ = ("_moves", "_path", "alive", "entries", "mount", "name", "parent", "refused", "wd")
+    __slots__ = ("_moves", "_path", "alive", "entries", "mount", "name", "parent", "refused", "round", "wd")
 
     def __init__(self, parent: Node | None, name: str, wd: int = -1) -> None:
         self.parent = parent  # None: a root, whose name is its path
@@ -63,6 +63,7 @@ class Node:
         self.alive = True
         self.mount = False
         self.refused = 0  # the errno of the watch that it did not get
+        self.round = -1  # of looking at everything, in which it was listed last
         self._path = ""
         self._moves = -1
 
@@ -145,10 +146,16 @@ class Tree:
     def path(self, node: Node) -> str:
         if node._moves == self._moves:
             return node._path
-        parent = node.parent
-        node._path = node.name if parent is None else joined(self.path(parent), node.name)
-        node._moves = self._moves
-        return node._path
+        stale: list[Node] = []
+        here: Node | None = node
+        while here is not None and here._moves != self._moves:
+            stale.append(here)
+            here = here.parent
+        path = "" if here is None else here._path
+        for each in reversed(stale):
+            each._path = path = joined(path, each.name)
+            each._moves = self._moves
+        return path
 
     def find(self, path: str) -> Node | bool | None:
         """What is at *path*: a node, True for what is no directory, None for nothing."""
