@@ -247,7 +247,7 @@ def _check_executable(program: bytes, directory: bytes | None, credentials: Cred
         wrong = directory is not None and _not_a_directory(directory)
         raise OSError(wrong or errno.ENOENT, os.strerror(wrong or errno.ENOENT), os.fsdecode(path))
     if not (os.path.isfile(path) and os.access(path, os.X_OK)) or not credentials.may_execute(
-        program, directory or os.getcwdb()
+        program, directory or b"."
     ):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
 
