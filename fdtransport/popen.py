@@ -12,12 +12,12 @@ import errno
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._core.child import Child
+from ._core.child import LADDER, Child, Ending
 from ._core.child_fds import descriptor_map
-from .processes import SHELL, ProcessTransport
+from .processes import SHELL, Phase, ProcessTransport
 
 __all__ = ["AsPopen", "PopenTransport", "popen_transport"]
 
@@ -103,11 +103,25 @@ class PopenTransport(ProcessTransport):
         """None until the loop has told the end; minus the number of the signal that ended it."""
         return self._told
 
+    # As asyncio's, these know of the end when everything else has ended too: no error before that.
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
+        self.get_extra_info("subprocess").send_signal(signal)
+
+    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:  # type: ignore[override]
+        """As that of `ProcessTransport`. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
+        return super().terminate(ladder, grace)
+
     def kill(self) -> None:
-        """Send SIGKILL. :raises ProcessLookupError: it has ended."""
-        if self._told is not None:
+        """Send SIGKILL, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self.send_signal(signal.SIGKILL)
+
+    def _check_there(self) -> None:
+        if self._phase is Phase.CLOSED:
             raise ProcessLookupError(errno.ESRCH, f"process {self._child.pid} has ended")
-        self.get_extra_info("subprocess").kill()
 
 
 async def popen_transport(
@@ -144,6 +158,7 @@ async def popen_transport(
         if exc.errno != errno.ENOSYS:
             raise
         return None  # an old kernel or C library, or no setpriv(1): nothing was started
+    transport.get_extra_info("subprocess").args = args
     try:
         await waiter
     except BaseException:

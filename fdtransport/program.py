@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._core.child import LADDER, Child, Ending
+from ._core.lifecycle import State
 from ._core.stream import StreamTransport
 
 __all__ = ["ProgramTransport"]
@@ -61,6 +62,12 @@ class ProgramTransport(StreamTransport):
         except BaseException:
             self._start = start
             raise
+
+    def __del__(self) -> None:
+        forgotten = getattr(self, "_state", State.CLOSED) is not State.CLOSED
+        super().__del__()
+        if forgotten and not self._child.inherited:
+            self._child.kill_and_forget()
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)

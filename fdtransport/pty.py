@@ -214,9 +214,14 @@ class PtyTransport(StreamTransport):
 
     def _tell_status(self, status: int) -> bool:
         """What a read said beside the bytes; whether reading may go on."""
+        paused = self._paused  # a protocol that does its own reading reads all the same
         for event in events_in(status):
             self._tell(event)
-        return self._state.reads and not self._paused
+        return self._goes_on_reading(paused)
+
+    def _goes_on_reading(self, paused: bool) -> bool:
+        """After events, before which it was *paused* or not: whether they have left reading as it was."""
+        return self._state.reads and self._paused is paused
 
     def _tell(self, event: TerminalEvent) -> None:
         hear = self._on_event or getattr(self._protocol, "terminal_event", None)
@@ -226,6 +231,8 @@ class PtyTransport(StreamTransport):
     # -- the end ---------------------------------------------------------------------------------
 
     def _read_failed(self, exc: OSError) -> None:
+        if isinstance(exc, InterruptedError):
+            return  # whoever was told of an event has paused this; what there is waits for the end of that
         # What read(2) says when nobody has the other end, and nothing is left to read.
         if exc.errno == errno.EIO and self._nobody_there():
             self._read_eof()

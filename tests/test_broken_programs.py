@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from child_checks import children, no_child_is_left, until  # noqa: F401
 
-from fdtransport import create_subprocess_exec, open_pty_process, spawn_pty, subprocess_exec
+from fdtransport import TerminalEvent, create_subprocess_exec, open_pty_process, spawn_pty
 from fdtransport.testing import FaultPlan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -132,7 +132,7 @@ async def test_no_descriptors_are_left_is_what_is_told_also_where_sigchld_is_ign
     try:
         with FaultPlan() as plan:
             plan.fail("pidfd_open", 1, errno.EMFILE)
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match=os.strerror(errno.EMFILE)) as caught:
                 await create_subprocess_exec("true")
         assert caught.value.errno == errno.EMFILE
     finally:
@@ -198,7 +198,7 @@ def test_a_directory_that_has_gone_is_no_reason_for_not_becoming_another_user() 
 
 
 @pytest.mark.parametrize(
-    "modes, lines",
+    ("modes", "lines"),
     [
         ([], [b"x" * 4000 + b"\x16\n" + b"y" * 4000 + b"\n"]),
         ([], [b"x" * 4000 + b"\x16", b"\x04" + b"y" * 4000 + b"\n"]),
@@ -214,10 +214,11 @@ async def test_a_line_that_would_be_cut_is_an_error_also_where_its_end_is_none(
 ) -> None:
     _, writer = await open_pty_process("sleep", "60", echo=False)
     terminal = writer.transport
-    subprocess.run(["stty", "-F", terminal.get_extra_info("slave_name"), *modes], check=True)
+    stty = await create_subprocess_exec("stty", "-F", terminal.get_extra_info("slave_name"), *modes)
+    assert await stty.wait() == 0
     for line in lines[:-1]:
         writer.write(line)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="4095") as caught:
         writer.write(lines[-1])
     assert caught.value.errno == errno.EMSGSIZE
     writer.close()
@@ -233,3 +234,81 @@ async def test_a_quoted_character_counts_as_one() -> None:
     assert await reader.readexactly(4097) == b"\x04" * 4095 + b"\r\n"
     writer.close()
     await writer.transport.finish()
+
+
+# -- events and the last output
+
+
+HOLDS_BACK = """
+import os, termios
+os.write(1, b"a" * 100)
+termios.tcflow(0, termios.TCOOFF)
+termios.tcflow(0, termios.TCOON)
+os.write(1, b"b" * 1000)
+"""
+
+
+async def test_whoever_pauses_at_an_event_gets_the_last_output_later() -> None:
+    class Takes(asyncio.Protocol):
+        got = b""
+        at_end = -1
+
+        def data_received(self, data: bytes) -> None:
+            self.got += data
+
+        def eof_received(self) -> None:
+            self.at_end = len(self.got)
+
+    events = []
+
+    def pause(event: TerminalEvent) -> None:
+        events.append(event)
+        transport.pause_reading()
+        asyncio.get_running_loop().call_later(0.01, transport.resume_reading)
+
+    transport, protocol = await spawn_pty(Takes, sys.executable, "-c", HOLDS_BACK, on_event=pause)
+    transport.pause_reading()
+    await transport.wait()
+    transport.resume_reading()
+    await until(lambda: protocol.at_end >= 0)
+    assert TerminalEvent.STARTED in events
+    assert protocol.got == b"a" * 100 + b"b" * 1000
+    assert protocol.at_end == 1100
+
+
+async def test_a_reader_gets_the_last_output_after_an_event_that_came_while_nobody_read() -> None:
+    events: list[TerminalEvent] = []
+    reader, writer = await open_pty_process(sys.executable, "-c", HOLDS_BACK, on_event=events.append)
+    await writer.transport.wait()
+    assert await reader.read() == b"a" * 100 + b"b" * 1000
+    assert TerminalEvent.STARTED in events
+    writer.close()
+    await writer.wait_closed()
+
+
+# -- a run that ends
+
+
+RUNS_ON = """
+    import asyncio, sys, fdtransport
+
+    async def main():
+        if sys.argv[1] == "pty":
+            reader, writer = await fdtransport.open_pty_process("sh", "-c", "trap '' HUP; echo; exec sleep 60")
+        else:
+            reader, writer = await fdtransport.open_exec("sh", "-c", "echo; exec sleep 60")
+        await reader.readline()
+        print(writer.transport.pid)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["pty", "exec"])
+def test_a_run_that_ends_in_the_middle_leaves_no_program(kind: str) -> None:
+    done = run(RUNS_ON, kind)
+    assert done.returncode == 0
+    deadline = time.monotonic() + 10
+    while Path("/proc", done.stdout.strip()).exists():  # as a zombie, until the one who has it now reaps it
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

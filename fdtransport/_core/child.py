@@ -76,7 +76,8 @@ class Child:
     """A child process of this one; see the module's first lines."""
 
     __slots__ = (
-        "__weakref__", "_exited", "_loop", "_parent", "_pidfd", "_waiting", "pid", "returncode", "status_known",
+        "__weakref__", "_exited", "_loop", "_parent", "_pidfd", "_waiting",
+        "pid", "returncode", "status_known",
     )  # fmt: skip
 
     pid: int
