@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from child_checks import children, no_child_is_left, until  # noqa: F401
@@ -294,7 +295,8 @@ RUNS_ON = """
 
     async def main():
         if sys.argv[1] == "pty":
-            reader, writer = await fdtransport.open_pty_process("sh", "-c", "trap '' HUP; echo; exec sleep 60")
+            words = "trap '' HUP; echo; exec sleep 60"
+            reader, writer = await fdtransport.open_pty_process("sh", "-c", words)
         else:
             reader, writer = await fdtransport.open_exec("sh", "-c", "echo; exec sleep 60")
         await reader.readline()
@@ -312,3 +314,40 @@ def test_a_run_that_ends_in_the_middle_leaves_no_program(kind: str) -> None:
     while Path("/proc", done.stdout.strip()).exists():  # as a zombie, until the one who has it now reaps it
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+# -- what this process ignores
+
+
+IGNORES = """
+    import asyncio, signal, sys, fdtransport
+
+    for name in "HUP", "INT", "QUIT", "TSTP":
+        signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_IGN)
+
+    async def main():
+        # A shell cannot take back that a signal is ignored.
+        reader, writer = await fdtransport.open_pty_process("sh", "-c", "echo; exec sleep 60")
+        await reader.readline()
+        if sys.argv[1] == "key":
+            writer.write(b"\\x03")
+            print(await writer.transport.wait())
+            writer.close()
+        else:
+            print(await writer.transport.finish())
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("key", -signal.SIGINT), ("hang-up", -signal.SIGHUP)])
+def test_what_nohup_ignores_for_this_process_is_not_ignored_on_a_terminal(how: str, status: int) -> None:
+    done = run(IGNORES, how)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{status}\n", "")
+
+
+@pytest.mark.parametrize("open_it", [create_subprocess_exec, open_pty_process])
+async def test_no_directory_is_named_as_what_is_wrong(open_it: Any) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        await open_it("true", cwd="")
+    assert caught.value.filename == ""

@@ -189,6 +189,8 @@ def test_the_subprocess_of_the_extra_info_is_as_popen() -> None:
         assert process.args == ("sleep", "60")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(-1)  # what was left of the time has passed
         process.terminate()
         assert process.wait(10) == process.poll() == process.returncode == -signal.SIGTERM
         assert transport.get_returncode() is None  # the loop has not told it yet
