@@ -40,11 +40,13 @@ class ProgramTransport(StreamTransport):
     _linger: float | None
     #: Once true, what is there to be read is all that is waited for.
     _last: bool
+    #: Whether something of what was written had no reader any more.
+    _dropped: bool
 
     def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
         self._start = start
         self._linger = linger
-        self._last = False
+        self._last = self._dropped = False
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
@@ -65,9 +67,11 @@ class ProgramTransport(StreamTransport):
 
     def __del__(self) -> None:
         forgotten = getattr(self, "_state", State.CLOSED) is not State.CLOSED
-        super().__del__()
-        if forgotten and not self._child.inherited:
-            self._child.kill_and_forget()
+        try:
+            super().__del__()
+        finally:
+            if forgotten and not self._child.inherited:
+                self._child.kill_and_forget()
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)
@@ -153,6 +157,7 @@ class ProgramTransport(StreamTransport):
 
     def _unsent(self) -> None:
         # What the program did not read before it ended is nobody's fault, and its end is told anyhow.
+        self._dropped = True
         self._queue.clear()
         self._remove_writer()
         self._wake("flushed", self._cut_off())

@@ -20,6 +20,17 @@ class StreamWriter(asyncio.StreamWriter):
     _protocol: Any
     _transport: asyncio.Transport
 
+    async def drain(self) -> None:
+        """Wait until more can be written, as asyncio's does.
+
+        :raises OSError: the connection was lost.
+        """
+        if getattr(self._transport, "_dropped", False):
+            # What a program does not want is taken without end. Whoever goes on must let the loop turn, or
+            # would never hear that it has gone.
+            await asyncio.sleep(0)
+        await super().drain()
+
     async def start_tls(
         self,
         sslcontext: SSLContext,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_checks import children, no_child_is_left, until  # noqa: F401
+from child_checks import QUIET, no_child_is_left, until  # noqa: F401
 
-from fdtransport import TerminalEvent, create_subprocess_exec, open_pty_process, spawn_pty
+from fdtransport import TerminalEvent, create_subprocess_exec, open_exec, open_pty_process, spawn_pty
 from fdtransport.testing import FaultPlan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -33,7 +34,7 @@ time.sleep(60)
 def run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *args],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=30, check=False, env=QUIET,
     )  # fmt: skip
 
 
@@ -351,3 +352,22 @@ async def test_no_directory_is_named_as_what_is_wrong(open_it: Any) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         await open_it("true", cwd="")
     assert caught.value.filename == ""
+
+
+# -- a program that takes no more
+
+
+@pytest.mark.parametrize("open_it", [open_exec, open_pty_process])
+async def test_whoever_goes_on_writing_hears_that_the_program_has_gone(open_it: Any) -> None:
+    reader, writer = await open_it("sh", "-c", "stty raw 2> /dev/null; echo; exec sleep 60")
+    await reader.readline()
+    writer.transport.kill()
+    writes = 0
+    with contextlib.suppress(ConnectionError):
+        while not writer.is_closing():
+            writer.write(b"x" * 1000)
+            await writer.drain()
+            writes += 1
+            assert writes < 1_000_000
+    assert await writer.transport.wait() == -signal.SIGKILL
+    await writer.wait_closed()
