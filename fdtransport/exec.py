@@ -37,7 +37,7 @@ class ExecTransport(ProgramTransport, PipeTransport):
     Extra info: ``pid``, ``pipe``, ``pipe_size``, ``fd``.
     """
 
-    __slots__ = ("_child", "_last", "_linger", "_output_over", "_start")
+    __slots__ = ("_child", "_dropped", "_last", "_linger", "_output_over", "_start")
 
     #: Whether it has nothing more to say, of itself.
     _output_over: bool

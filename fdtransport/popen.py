@@ -18,7 +18,7 @@ from typing import Any
 from ._core.child import LADDER, Child, Ending
 from ._core.child_fds import descriptor_map
 from .popen_words import NOTHING, SAME
-from .processes import SHELL, ProcessTransport
+from .processes import SHELL, Phase, ProcessTransport
 
 __all__ = ["AsPopen", "PopenTransport", "popen_transport"]
 
@@ -94,18 +94,24 @@ class PopenTransport(ProcessTransport):
         """None until the loop has told the end; minus the number of the signal that ended it."""
         return self._told
 
+    # As asyncio's, these know of the end when everything else has ended too: no error before that.
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
+        self.get_extra_info("subprocess").send_signal(signal)
+
     def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:  # type: ignore[override]
-        """Send SIGTERM, as with `ProcessTransport`. :raises ProcessLookupError: it has ended."""
-        self._check_running()
+        """As that of `ProcessTransport`. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
         return super().terminate(ladder, grace)
 
     def kill(self) -> None:
-        """Send SIGKILL. :raises ProcessLookupError: it has ended."""
-        self._check_running()
-        self.get_extra_info("subprocess").kill()
+        """Send SIGKILL, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self.send_signal(signal.SIGKILL)
 
-    def _check_running(self) -> None:
-        if self._told is not None:
+    def _check_there(self) -> None:
+        if self._phase is Phase.CLOSED:
             raise ProcessLookupError(errno.ESRCH, f"process {self._child.pid} has ended")
 
 
@@ -143,6 +149,7 @@ async def popen_transport(
         if exc.errno != errno.ENOSYS:
             raise
         return None  # an old kernel or C library, or no setpriv(1): nothing was started
+    transport.get_extra_info("subprocess").args = args
     try:
         await waiter
     except BaseException:

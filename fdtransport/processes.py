@@ -106,12 +106,14 @@ class ProcessTransport(asyncio.SubprocessTransport):
     # -- life ----------------------------------------------------------------------------------
 
     def _begin(self, waiter: asyncio.Future[None] | None) -> None:
-        self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
-        self._phase = Phase.RUNNING
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        if self._child.returncode is not None:
-            self._exited()
+        try:
+            self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
+        finally:  # also after an interrupt: whoever waits for the end must not wait for ever
+            self._phase = Phase.RUNNING
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if self._child.returncode is not None:
+                self._exited()
 
     def _child_ended(self) -> None:
         if self._phase is Phase.RUNNING:  # else _begin sees to it
@@ -119,11 +121,16 @@ class ProcessTransport(asyncio.SubprocessTransport):
 
     def _exited(self) -> None:
         self._phase = Phase.EXITED
-        early = getattr(self._protocol, "early_exit", None)
-        if early is not None:
-            self._guard("protocol.early_exit() failed", early, self._child.returncode)
-        if self._exit_first:
-            self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        try:
+            early = getattr(self._protocol, "early_exit", None)
+            if early is not None:
+                self._guard("protocol.early_exit() failed", early, self._child.returncode)
+            if self._exit_first:
+                self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        finally:
+            self._end_pipes()
+
+    def _end_pipes(self) -> None:
         for pipe in self._open_pipes():
             # The process has let go of them before its end shows. From here on the loop does not hold this
             # transport any more, and nobody else need hold a descriptor that is not being read.
@@ -162,14 +169,21 @@ class ProcessTransport(asyncio.SubprocessTransport):
             self._close_reason = CloseReason.PEER
         if self._timer is not None:
             self._timer.cancel()
-        protocol, waiting = self._protocol, self._waiting
-        if not self._exit_first:
-            self._guard("protocol.process_exited() failed", protocol.process_exited)
-        self._guard("protocol.connection_lost() failed", protocol.connection_lost, None)
-        self._protocol, self._waiting = None, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        try:
+            if not self._exit_first:
+                self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        finally:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        try:
+            self._guard("protocol.connection_lost() failed", self._protocol.connection_lost, None)
+        finally:
+            self._protocol = None
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
 
     def _guard(self, message: str, function: Callable[..., object], *args: Any) -> None:
         try:
@@ -339,6 +353,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
     def __del__(self) -> None:
         if getattr(self, "_phase", Phase.CLOSED) is Phase.CLOSED:
             return
+        if self._child.inherited:
+            return  # a copy, in a process that was forked: the parent's goes on
         try:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
         finally:

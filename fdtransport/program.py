@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 from ._core.child import LADDER, Child, Ending
+from ._core.lifecycle import State
 from ._core.stream import StreamTransport
 
 __all__ = ["ProgramTransport"]
@@ -45,11 +46,13 @@ class ProgramTransport(StreamTransport):
     _linger: float | None
     #: Once true, what is there to be read is all that is waited for.
     _last: bool
+    #: Whether something of what was written had no reader any more.
+    _dropped: bool
 
     def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
         self._start = start
         self._linger = linger
-        self._last = False
+        self._last = self._dropped = False
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
@@ -67,6 +70,14 @@ class ProgramTransport(StreamTransport):
         except BaseException:
             self._start = start
             raise
+
+    def __del__(self) -> None:
+        forgotten = getattr(self, "_state", State.CLOSED) is not State.CLOSED
+        try:
+            super().__del__()
+        finally:
+            if forgotten and not self._child.inherited:
+                self._child.kill_and_forget()
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)
@@ -158,6 +169,7 @@ class ProgramTransport(StreamTransport):
 
     def _unsent(self) -> None:
         # What the program did not read before it ended is nobody's fault, and its end is told anyhow.
+        self._dropped = True
         self._queue.clear()
         self._remove_writer()
         self._wake("flushed", self._cut_off())

@@ -44,12 +44,14 @@ class PtyTransport(StreamTransport):
     :raises OSError: ENOTTY, the descriptor is not the master of a pair of terminals.
     """
 
-    __slots__ = ("_grace", "_line", "_on_event")
+    __slots__ = ("_grace", "_line", "_on_event", "_quoting")
 
     #: What is told of events, where the terminal is in packet mode.
     _on_event: OnEvent | None
     #: Bytes of the line that has been begun, in canonical mode.
     _line: int
+    #: The byte that was written last, if it is the one that quotes the next (Ctrl-V).
+    _quoting: bytes
     #: Seconds that are left for what is unread on the other end, once this one is to be closed.
     _grace: float
 
@@ -61,7 +63,7 @@ class PtyTransport(StreamTransport):
         super().__init__(*args, **kwargs)
 
     def _check_kind(self) -> None:
-        self._line = 0
+        self._begin_line()
         self._grace = GRACE
         if self._rfd < 0 or self._wfd != self._rfd:
             raise bad_descriptor("a terminal's master is one descriptor, open for both directions")
@@ -213,9 +215,14 @@ class PtyTransport(StreamTransport):
 
     def _tell_status(self, status: int) -> bool:
         """What a read said beside the bytes; whether reading may go on."""
+        paused = self._paused  # a protocol that does its own reading reads all the same
         for event in events_in(status):
             self._tell(event)
-        return self._state.reads and not self._paused
+        return self._goes_on_reading(paused)
+
+    def _goes_on_reading(self, paused: bool) -> bool:
+        """After events, before which it was *paused* or not: whether they have left reading as it was."""
+        return self._state.reads and self._paused is paused
 
     def _tell(self, event: TerminalEvent) -> None:
         hear = self._on_event or getattr(self._protocol, "terminal_event", None)
@@ -225,6 +232,8 @@ class PtyTransport(StreamTransport):
     # -- the end ---------------------------------------------------------------------------------
 
     def _read_failed(self, exc: OSError) -> None:
+        if isinstance(exc, InterruptedError):
+            return  # whoever was told of an event has paused this; what there is waits for the end of that
         # What read(2) says when nobody has the other end, and nothing is left to read.
         if exc.errno == errno.EIO and self._nobody_there():
             self._read_eof()
@@ -287,22 +296,25 @@ class PtyTransport(StreamTransport):
         modes = terminal.modes_of(self._wfd)
         if _keeps_lines(modes):
             raise OSError(errno.EINVAL, "a terminal in canonical mode cuts lines that are too long")
-        self._line = 0
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._line, self._quoting = 0, b""
 
     def _count_line(self, data: BytesLike, modes: list[Any]) -> None:
         if not _keeps_lines(modes):
-            self._line = 0
+            self._begin_line()
             return
-        lines = bytes(data).translate(_newlines(terminal.breaks_of(modes))).split(b"\n")
-        first = self._line + len(lines[0])
-        longest = max(first, max(map(len, lines)))
+        lengths, quoting = terminal.line_lengths(self._quoting + bytes(data), modes)
+        lengths[0] += self._line
+        longest = max(lengths)
         if longest > terminal.LINE_LIMIT:
             raise OSError(
                 errno.EMSGSIZE,
                 f"{os.strerror(errno.EMSGSIZE)}: a line of {longest} bytes for a terminal in canonical mode,"
                 f" which keeps {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
             )
-        self._line = first if len(lines) == 1 else len(lines[-1])
+        self._line, self._quoting = lengths[-1], quoting
 
     def send_eof(self) -> None:
         """Type the end-of-file character that the terminal has (Ctrl-D, usually): the program's next read
@@ -317,7 +329,7 @@ class PtyTransport(StreamTransport):
         character = self._end_of_file()
         # In the middle of a line the first one only sends off what there is of it.
         StreamTransport.write(self, character * (2 if self._line else 1))
-        self._line = 0
+        self._begin_line()
 
     def _end_of_file(self) -> bytes:
         character = terminal.end_of_file(self.termios)
@@ -368,7 +380,3 @@ class PtyTransport(StreamTransport):
 
 def _keeps_lines(modes: list[Any]) -> bool:
     return terminal.is_canonical(modes) and not terminal.has_external(modes)
-
-
-def _newlines(breaks: bytes) -> bytes:
-    return bytes(10 if byte in breaks else byte for byte in range(256))

@@ -81,6 +81,7 @@ class PtyPortTransport(PtyTransport):
         return terminal.modes_of(self._rfd), terminal.speed_of(self._rfd)
 
     def _tell_status(self, status: int) -> bool:
+        paused = self._paused
         for event in events_in(status):
             if event is TerminalEvent.CHANGED:
                 modes, speed = self._settings()
@@ -97,7 +98,7 @@ class PtyPortTransport(PtyTransport):
                 return False
         if not status:
             self._note_presence()  # before the bytes that follow, should inotify be slower
-        return self._state.reads and not self._paused
+        return self._goes_on_reading(paused)
 
     def _set_modes(self, fd: int, modes: list[Any]) -> None:
         super()._set_modes(fd, terminal.set_external(modes))

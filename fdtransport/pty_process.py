@@ -38,7 +38,7 @@ class PtyProcessTransport(ProgramTransport, PtyTransport):
     Extra info: also ``pid``.
     """
 
-    __slots__ = ("_child", "_last", "_linger", "_slave", "_start")
+    __slots__ = ("_child", "_dropped", "_last", "_linger", "_slave", "_start")
 
     _LADDER = LADDER
 

@@ -34,6 +34,17 @@ class StreamWriter(asyncio.StreamWriter, Generic[T_co]):
         """What carries the bytes, with all that its kind has beyond asyncio's methods."""
         return self._transport  # type: ignore[no-any-return]
 
+    async def drain(self) -> None:
+        """Wait until more can be written, as asyncio's does.
+
+        :raises OSError: the connection was lost.
+        """
+        if getattr(self._transport, "_dropped", False):
+            # What a program does not want is taken without end. Whoever goes on must let the loop turn, or
+            # would never hear that it has gone.
+            await asyncio.sleep(0)
+        await super().drain()
+
     async def start_tls(
         self,
         sslcontext: SSLContext,

@@ -222,7 +222,8 @@ def wait_readable(fd: int, seconds: float | None) -> bool:
     """Wait, and hold this thread, until *fd* is readable; false when it was not within *seconds*."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if seconds is None else seconds * 1000))
+    # (A negative number of milliseconds would mean for ever.)
+    return bool(poller.poll(None if seconds is None else max(0, seconds * 1000)))
 
 
 def has_hung_up(fd: int) -> bool:
