@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from ._core import syscalls
 from ._core import tun_device as device_calls
 from ._core.namespaces import Namespace, in_namespace
-from ._core.netlink import Interface
+from ._core.netlink import Interface, Network
 from ._core.segmentation import HEADER_SIZE
 from ._core.tun_device import Device
 from .link import Link, address_of, check_name, hwaddr_of
@@ -57,14 +57,14 @@ class Settings:
             raise ValueError(f"vnet_hdr is None, 'raw' or 'split', not {self.vnet_hdr!r}")
         if get("pi") and self.vnet_hdr:
             raise ValueError("a packet has the header of pi or that of vnet_hdr before it, and not both")
-        self.name = f"{self.mode}%d" if name is None else name
+        self.name: str = f"{self.mode}%d" if name is None else name
         check_name(self.name, template=True)
-        self.addresses = [address_of(address) for address in _several(get("addresses"))]
+        self.addresses: list[Interface] = [address_of(address) for address in _several(get("addresses"))]
         peer: Any = get("peer")
-        self.peer = None if peer is None else ipaddress.ip_address(peer)
+        self.peer: Any = None if peer is None else ipaddress.ip_address(peer)
         if self.peer is not None and self.peer.version not in {a.version for a in self.addresses}:
             raise ValueError(f"the peer {self.peer} goes with an address of its family, and there is none")
-        self.routes = [ipaddress.ip_network(route) for route in _several(get("routes"))]
+        self.routes: list[Network] = [ipaddress.ip_network(route) for route in _several(get("routes"))]
         self.hwaddr: str | None = get("hwaddr")
         if self.hwaddr is not None:
             hwaddr_of(self.hwaddr)
@@ -82,10 +82,10 @@ class Settings:
         self.txqueuelen: int | None = get("txqueuelen")
         self.sndbuf: int | None = get("sndbuf")
         self.persist: bool | None = get("persist")
-        self.owner = _number_of(get("owner"), _user, "user")
-        self.group = _number_of(get("group"), _group, "group")
+        self.owner: int | None = _number_of(get("owner"), _user, "user")
+        self.group: int | None = _number_of(get("group"), _group, "group")
         self.netns: Namespace | None = get("netns")
-        self.flags = device_calls.TAP if self.mode == "tap" else device_calls.TUN
+        self.flags: int = device_calls.TAP if self.mode == "tap" else device_calls.TUN
         if not get("pi"):
             self.flags |= device_calls.NO_PI
         if self.vnet_hdr:

@@ -340,7 +340,7 @@ class TunTapTransport(PacketTransport):
         """
         waiting = [packet if type(packet) is bytes else as_buffer(packet) for packet in packets]
         sizes = list(map(len, waiting))
-        fit = self._as_it_is and self._least <= min(sizes, default=0) and max(sizes) <= self._largest
+        fit = bool(sizes) and self._as_it_is and self._least <= min(sizes) and max(sizes) <= self._largest
         at = 0
         while at < len(waiting):
             if not (fit and self._state.writes and (self._queue is NO_QUEUE or not self._queue.size)):

@@ -93,6 +93,7 @@ async def test_many_at_once_queue_when_the_kernel_is_full(tun: MemoryTun) -> Non
 
 async def test_what_is_no_frame_is_refused(open_tun: Open) -> None:
     transport, protocol, *_ = await open_tun(mode="tap")
+    transport.send_packets([])
     transport.sendto(FRAME[:13])
     transport.sendto(FRAME + b"text")
     assert errnos(protocol) == [errno.EINVAL]
