@@ -388,7 +388,8 @@ def watch(
     Whatever appears, moves or goes is told once, under its true path, also when it happens faster than it
     can be told, or when the kernel's queue has run over: then OVERFLOW is told, what has become different,
     and RESCANNED. The events alone, applied to what ``snapshot()`` gave (or with *initial* to nothing), give
-    the tree.
+    the tree. What is already in a new directory when the watch of that begins is told as CREATED, with
+    ``synthetic`` set, and not what was written to it before.
 
     *roots*: directories, or links to some, all str or all bytes; more by ``add``. *recursive*: False for
     what is directly in them. *mask*: what is told of the contents of files, from MODIFY, CLOSE_WRITE,
