@@ -249,8 +249,8 @@ class Watcher:
         try:
             yield from self._engine.add_root(path, self._follow)
         except NotADirectoryError as exc:
-            what = "it is no directory; to watch a file, watch the directory that it is in"
-            raise NotADirectoryError(exc.errno, what, path) from None
+            what = "to watch a file, watch the directory that it is in"
+            raise NotADirectoryError(exc.errno, f"{exc.strerror}: {what}", path) from None
         except OSError as exc:
             exc.filename = path
             raise as_limit_error(exc) from None
