@@ -385,7 +385,7 @@ SCHEMES: dict[str, Scheme] = {
         {"create": permissions(), "eof": replace(choice("close", "event", "reopen"), modes=("r",))},
         modes=("r", "w"),
     ),
-    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
+    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}),
     "serial": Scheme(
         "serial:/dev/path",
         path,
@@ -401,7 +401,6 @@ SCHEMES: dict[str, Scheme] = {
             "dtr": flag(),
             "rts": flag(),
         },
-        modes=("rw",),
     ),
     "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
     "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
