@@ -16,7 +16,7 @@ from ._core.serial_error import SerialError, serial_error
 from ._core.serial_file import DEPARTURES
 from ._core.serial_frames import FrameReading
 from ._core.serial_line import Counters
-from ._core.serial_sending import steps_until_sent
+from ._core.serial_sending import Sending
 from ._core.serial_settings import SerialSettings, SettingsChanges
 from ._core.serial_threads import PumpedPort
 from .errors import Meaning, meaning
@@ -210,12 +210,12 @@ class LineControl(FrameReading):
         await self.flushed()
         if self._pump is not None:
             await self._off_loop(lambda _fd: self._serial.flush())
-        try:
-            for _, pause in steps_until_sent(self._open_fd(), self.settings):
-                await asyncio.sleep(pause)
-                self._open_fd()
-        except OSError as exc:
-            raise self._named(exc) from exc.__cause__
+        else:
+            sending = Sending(self.settings)
+            step = await self._off_loop(sending.look)
+            while step is not None:
+                await asyncio.sleep(step[1])
+                step = await self._off_loop(sending.look)
         return self._loop.time()
 
     def _name(self) -> str:

@@ -14,13 +14,13 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import serial_line, syscalls
 from .off_loop import run_off_loop
-from .serial_sending import LOOK, steps_until_sent
+from .serial_sending import LOOK, Sending
 
 __all__ = ["RS485", "HandDriven", "clear_rs485", "in_milliseconds", "rs485_of", "set_rs485"]
 
@@ -123,7 +123,7 @@ class HandDriven:
         self._switching = False
         self._sending = False
         self._ready_at = math.inf
-        self._steps: Iterator[tuple[int, float]] | None = None
+        self._looking: Sending | None = None
         self._timer: asyncio.Handle | None = None
 
     # -- the direction -----------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class HandDriven:
 
     def _sent(self) -> None:
         """Something has gone to the driver: look when it has left."""
-        self._steps = None
+        self._looking = None
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_soon(self._look)
@@ -194,18 +194,18 @@ class HandDriven:
         if fd < 0:
             return
         try:
-            if self._steps is None:
-                self._steps = steps_until_sent(fd, self._port.settings)
-            _, pause = next(self._steps, (0, None))
+            if self._looking is None:
+                self._looking = Sending(self._port.settings)
+            step = self._looking.look(fd)
             queued = self._queued()
-            if pause is None and queued is not None and queued():
-                self._steps, pause = None, LOOK  # the driver will get more
+            if step is None and queued is not None and queued():
+                step = 0, LOOK  # the driver will get more
         except OSError:
             return  # unplugged: reading and writing will tell
-        if pause is None:
+        if step is None:
             self._timer = self._loop.call_later(self._wanted.delay_after_send, self._end)
         else:
-            self._timer = self._loop.call_later(pause, self._look)
+            self._timer = self._loop.call_later(step[1], self._look)
 
     def _end(self) -> None:
         self._timer = None
