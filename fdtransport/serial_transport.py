@@ -97,6 +97,11 @@ class SerialTransport(LineControl):
         """The port: settings, lines and counts under pyserial's names. What was given to the constructor."""
         return self._serial
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over: the port is closed."""
+        return self._state is State.CLOSED
+
     # -- writing --------------------------------------------------------------------------------------
 
     def can_write_eof(self) -> bool:
