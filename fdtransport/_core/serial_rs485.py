@@ -134,8 +134,8 @@ class HandDriven:
     # -- in threads ----------------------------------------------------------------------------------------
 
     def _ask(self, call: Callable[[int], T], then: Callable[[T | None], object]) -> None:
-        """``call(fd)`` in a thread, with a copy of the descriptor; then in the loop ``then(answer)``, which is
-        None when the port has gone."""
+        """``call(fd)`` in a thread, with a copy of the descriptor; in the loop, ``then(answer)``, with None
+        when the port has gone."""
         fd = self._port.fileno()
         if fd < 0:
             return
