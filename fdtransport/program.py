@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from ._core.child import LADDER, Child, Ending
+from ._core.handle import Handle
 from ._core.lifecycle import State
 from ._core.stream import StreamTransport
 
@@ -61,6 +62,7 @@ class ProgramTransport(StreamTransport):
         exited = weakref.WeakMethod(self._exited)  # the loop holds the child, not this
         try:
             self._child = start(self._loop, lambda: _call(exited()))
+            self._child.dies = True
         except BaseException:
             self._start = start
             raise
@@ -72,6 +74,11 @@ class ProgramTransport(StreamTransport):
         finally:
             if forgotten and not self._child.inherited:
                 self._child.kill_and_forget()
+
+    def _let_go(self, how: Callable[[Handle], Any]) -> Any:
+        if self._start is None:
+            self._child.dies = False  # the stream has ended as it should
+        return super()._let_go(how)
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)
