@@ -59,7 +59,7 @@ class Engine(TreeRoots):
         super().__init__(Tree(tell), files, recursive, ignored)
         self._records: deque[bytes] = deque()
         #: Bytes of records that were fed and not looked at yet.
-        self.backlog = 0
+        self.backlog: int = 0
         self._heard = self.clock()
         self._recovering = False  # from an overflow
         #: What is to be done between two records, each a function that gives the steps.
