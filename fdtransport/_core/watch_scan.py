@@ -59,6 +59,10 @@ class TreeScan:
         self.obstacle: int = 0
         self.clock: Callable[[], float] = time.monotonic
 
+    def begin_round(self) -> None:
+        """From now on every directory is to be listed once more."""
+        self.round += 1
+
     # -- one directory ------------------------------------------------------------------------
 
     def open(self, node: Node) -> int | None:
