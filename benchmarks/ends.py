@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tty
 from dataclasses import dataclass
 
 
 @dataclass
 class End:
-    """One end of a connection: a socket, or one or both of (read end, write end) of pipes."""
+    """One end of a connection: a socket, one or both of (read end, write end) of pipes, or of a terminal."""
 
     kind: str
     reader: int | None = None
@@ -29,6 +30,12 @@ class End:
         if self.reader is not None and self.writer is not None:
             return self.reader, self.writer
         return self.writer if self.reader is None else self.reader
+
+    @property
+    def path(self) -> str:
+        """Of a terminal."""
+        assert self.reader is not None
+        return os.ttyname(self.reader)
 
     @property
     def fds(self) -> list[int]:
@@ -66,6 +73,10 @@ def udp_pair() -> tuple[socket.socket, socket.socket]:
 
 def pair(kind: str, flow: str) -> tuple[End, End]:
     """A (near, far) pair; `flow` says what the near end does: "in", "out" or "both" (pipes differ)."""
+    if kind == "serial":
+        master, terminal = os.openpty()
+        tty.setraw(terminal)
+        return End(kind, terminal, terminal), End(kind, master, master)
     if kind != "pipe":
         near, far = {"tcp": tcp_pair, "udp": udp_pair}.get(kind, socket.socketpair)()
         return End.of_socket(kind, near), End.of_socket(kind, far)

@@ -7,10 +7,12 @@ It runs by path and imports nothing of this package, so that it starts fast and 
 from __future__ import annotations
 
 import array
+import errno
 import hashlib
 import json
 import os
 import random
+import select
 import socket
 import sys
 from typing import Any
@@ -22,11 +24,21 @@ def sink(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
     """Read until the end."""
     room, total, digest = bytearray(BLOCK), 0, hashlib.sha256()
     view = memoryview(room)
-    while count := os.readv(fds[0], [room]):
+    while count := _read(fds[0], room):
         total += count
         if order["check"]:
             digest.update(view[:count])
     return [(total, digest.hexdigest())]
+
+
+def _read(fd: int, room: bytearray) -> int:
+    """As readv(2); a terminal says with an error that nobody has its other end open."""
+    try:
+        return os.readv(fd, [room])
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return 0
 
 
 def source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
@@ -39,6 +51,10 @@ def source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
     while sent < size:
         start = sent % len(data)
         sent += os.write(fds[-1], view[start : start + min(BLOCK, size - sent)])
+    if os.isatty(fds[-1]):  # what nobody has read goes with the last close: wait for that of the reader
+        poller = select.poll()
+        poller.register(fds[-1], 0)
+        poller.poll()
     return [(sent, digest.hexdigest())]
 
 

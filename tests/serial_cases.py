@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from loop_stalls import Longest
 from terminal_pair import Port, port
 
 #: Seconds that something may take which happens at once, or not at all.
@@ -136,25 +137,8 @@ class Reports:
         assert not self.said, f"{self.said[0]} is reported, {len(self.said)} times"
 
 
-class Longest:
-    """Measures for how long the loop is held, at most, while the block runs."""
-
-    def __enter__(self) -> Longest:
-        self.seconds, self._last = 0.0, time.monotonic()
-        self._handle = asyncio.get_running_loop().call_soon(self._turn)
-        return self
-
-    def _turn(self) -> None:
-        now = time.monotonic()
-        self.seconds, self._last = max(self.seconds, now - self._last), now
-        self._handle = asyncio.get_running_loop().call_later(0.001, self._turn)
-
-    def __exit__(self, *exc: object) -> None:
-        self._handle.cancel()
-        self.seconds = max(self.seconds, time.monotonic() - self._last)
-
-    def not_held(self) -> None:
-        assert self.seconds < HELD, f"held for {self.seconds:.1f} s"
+def not_held(longest: Longest) -> None:
+    assert longest.seconds < HELD, f"held for {longest.seconds:.1f} s"
 
 
 async def soon(condition: Callable[[], object], otherwise: str) -> None:
@@ -225,7 +209,7 @@ async def full_port(peer: Peer) -> None:
             log.transport.write(b"more")
             await asyncio.sleep(0.05)
         freeing.cancel()
-        longest.not_held()
+        not_held(longest)
 
 
 @case("What is done to a bytearray after write changes nothing that is sent")
@@ -388,7 +372,7 @@ async def slow_close(peer: Peer) -> None:
             log.transport.close()
             await soon(lambda: log.lost, "connection_lost never comes")
         KERNEL.slow = None
-        longest.not_held()
+        not_held(longest)
 
 
 @case("Nor does the close of a `socket://`")
@@ -401,7 +385,7 @@ async def socket_close(peer: Peer) -> None:
             log.transport.close()
             await soon(lambda: log.lost, "connection_lost never comes")
             await asyncio.sleep(0.01)
-        longest.not_held()
+        not_held(longest)
 
 
 @case("Nor does the open of a `socket://` that nobody accepts")
@@ -418,7 +402,7 @@ async def socket_open(peer: Peer) -> None:
             await asyncio.sleep(0.5)
             opening.cancel()
             await asyncio.wait([opening], timeout=SOON)
-        longest.not_held()
+        not_held(longest)
 
 
 def in_a_run_of_its_own(main: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
