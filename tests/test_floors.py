@@ -25,6 +25,8 @@ FLOORS = {
     "_core.readiness": 1.1,
     "_core": 1.2,
     "_core.child": 1.3,
+    "_core.serial_line": 1.25,
+    "_core.serial_file": 1.3,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.root": 1.5,
@@ -60,7 +62,8 @@ ADAPTERS = 3
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
-    "pty_process": {"pty"}, "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
+    "pty_process": {"pty"}, "serial": {"serial_port"}, "sessions": {"datagrams"}, "tcp": {"sockets"},
+    "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")

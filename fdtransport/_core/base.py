@@ -259,6 +259,10 @@ class BaseTransport(Backpressure):
             self._let_go(Handle.close)
             return
         self._tries = 0
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """Have the last step come from the loop; an adapter may have it wait for something."""
         self._loop.call_soon(self._step, Event.TURN, context=self._context)
 
     def _tell_lost(self) -> None:

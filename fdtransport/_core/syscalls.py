@@ -80,6 +80,7 @@ posix_fadvise: Callable[..., None] = getattr(os, "posix_fadvise", _missing("posi
 # Terminals: attributes as the termios module has them, the job in the foreground.
 tcgetattr: Callable[[int], list[Any]] = termios.tcgetattr if termios else _missing("tcgetattr")
 tcsetattr: Callable[[int, int, list[Any]], None] = termios.tcsetattr if termios else _missing("tcsetattr")
+tcflush: Callable[[int, int], None] = termios.tcflush if termios else _missing("tcflush")
 tcgetpgrp: Callable[[int], int] = getattr(os, "tcgetpgrp", _missing("tcgetpgrp"))
 
 # Processes, by a descriptor that names one whatever becomes of its number: pidfd_open(2).
@@ -187,6 +188,11 @@ def recvmsg_into(sock: socket.socket, buffers: Sequence[Any]) -> tuple[int, list
 def lock(fd: int) -> None:
     """Hold an exclusive flock(2) on the file *fd* until it is closed, or raise BlockingIOError at once."""
     _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+
+
+def unlock(fd: int) -> None:
+    """Let go of what ``lock`` took."""
+    _fcntl.flock(fd, _fcntl.LOCK_UN)
 
 
 def descriptor_limit() -> int:

@@ -30,8 +30,9 @@ async def a_hang_up_is_noticed_while_reading_is_paused(trial: Trial) -> None:
         expect(pair.protocol.names == ["made"], f"paused, and yet: {pair.protocol.summary()}", 15)
         pair.transport.resume_reading()
         await pair.until_lost()
-        expect(pair.protocol.received == b"unread", "what was unread is lost", 18)
-        expect(pair.protocol.count("eof") == 1, f"events: {pair.protocol.summary()}", 17)
+        if trial.features.end_of_file:
+            expect(pair.protocol.received == b"unread", "what was unread is lost", 18)
+            expect(pair.protocol.count("eof") == 1, f"events: {pair.protocol.summary()}", 17)
     expect(min(delays) <= 0.05, f"it took {min(delays) * 1000:.0f} ms at best")
 
 

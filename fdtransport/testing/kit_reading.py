@@ -142,7 +142,7 @@ async def a_transport_without_a_read_side_refuses_to_pause(trial: Trial) -> None
         expect(False, f"{name}() did not raise NotImplementedError")
 
 
-@promise(17, "half-close", "readable")
+@promise(17, "half-close", "readable", "end_of_file")
 async def end_of_file_is_told_once_after_all_data(trial: Trial) -> None:
     pair = await trial.open(RecordingProtocol(keep_open=True))
     data = pattern(CHUNK)
@@ -170,7 +170,7 @@ async def end_of_file_is_told_once_across_pause_and_resume(trial: Trial) -> None
     expect(not pair.protocol.lost, "the transport ended although eof_received was true")
 
 
-@promise(17, "half-close", "readable")
+@promise(17, "half-close", "readable", "end_of_file")
 async def end_of_file_waits_while_reading_is_paused(trial: Trial) -> None:
     pair = await trial.open()
     pair.transport.pause_reading()
@@ -182,7 +182,7 @@ async def end_of_file_waits_while_reading_is_paused(trial: Trial) -> None:
     expect(pair.protocol.received == b"before the end", f"events: {pair.protocol.summary()}", 18)
 
 
-@promise(17, "half-close", "readable", "ends")
+@promise(17, "half-close", "readable", "ends", "end_of_file")
 async def a_false_answer_to_end_of_file_closes(trial: Trial) -> None:
     pair = await trial.open(RecordingProtocol(keep_open=False))
     _end(pair)
@@ -233,7 +233,7 @@ async def a_reset_is_never_told_as_an_end_of_file(trial: Trial) -> None:
         expect(isinstance(protocol.reason, OSError), f"connection_lost was told {protocol.reason!r}", 4)
 
 
-@promise(18, "reading", "readable")
+@promise(18, "reading", "readable", "end_of_file")
 async def what_the_kernel_holds_when_the_far_end_goes_is_delivered(trial: Trial) -> None:
     for protocol in (RecordingProtocol(), RecordingBufferedProtocol(1000)):
         pair = await trial.open(protocol)

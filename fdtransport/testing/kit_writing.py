@@ -310,7 +310,7 @@ async def a_write_error_is_told_once_with_its_errno(trial: Trial) -> None:
         expect(pair.transport.get_write_buffer_size() == 0, "bytes stay queued after the loss", 26)
 
 
-@promise(29, "writing", "readable", "writable", "ends")
+@promise(29, "writing", "readable", "writable", "ends", "end_of_file")
 async def what_was_readable_is_delivered_before_a_write_error(trial: Trial) -> None:
     pair = await trial.open(RecordingProtocol(keep_open=True))
     # No more than TCP has delivered by now: a reset discards what is still under way.

@@ -64,6 +64,11 @@ class Features:
     hangup: bool = True
     #: The far end's going away ends the transport (not so for a FIFO that reopens).
     ends: bool = True
+    #: That is told as an end of file, and what came before is still delivered. A serial port that goes is an
+    #: error, and the kernel throws away what was unread.
+    end_of_file: bool = True
+    #: What the kernel has taken still leaves after ``abort()``. A serial port throws it away.
+    abort_keeps: bool = True
     #: The descriptor is still open inside ``connection_lost``.
     open_in_lost: bool = True
     #: It is given its files, and they are blocking then.

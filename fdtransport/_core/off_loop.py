@@ -1,0 +1,132 @@
+"""Calls of the kernel that may take their time, made in a thread: the loop goes on meanwhile.
+
+The threads are those of the loop's default executor: ``asyncio.run()`` waits for them before it closes the
+loop, so that nothing is cut off half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Departures", "made_off_loop", "run_off_loop"]
+
+T = TypeVar("T")
+
+
+def run_off_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> asyncio.Future[Any] | None:
+    """Call *work*, which raises nothing, in a thread. None when the executor has been shut down: it is one
+    of its own then, and nobody can wait for it."""
+    try:
+        return loop.run_in_executor(None, work)
+    except RuntimeError:
+        threading.Thread(target=work, daemon=True).start()
+        return None
+
+
+class _Making(Generic[T]):
+    """Something that is being made in a thread, for somebody who may not want it any more."""
+
+    def __init__(self, make: Callable[[], T], undo: Callable[[T], object]) -> None:
+        self._make = make
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+        self._unwanted = False
+        self._started = False
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        with self._lock:
+            if self._unwanted:
+                return
+            self._started = True
+        try:
+            made = self._make()
+            with self._lock:
+                if not self._unwanted:
+                    self._made.append(made)
+                    return
+            self._undo(made)
+        finally:
+            self.over.set()
+
+    def take(self) -> T:
+        return self._made.pop()
+
+    def leave(self) -> tuple[list[T], bool]:
+        """Nobody waits any more. What is there already, and whether something may still come, which its
+        thread undoes."""
+        with self._lock:
+            self._unwanted = True
+            made, self._made = self._made, []
+            return made, self._started and not self.over.is_set()
+
+
+async def made_off_loop(
+    make: Callable[[Callable[[int], None]], T], undo: Callable[[T], object], departures: Departures
+) -> T:
+    """What ``make(wait)`` returns, called in a thread; what it raises comes out. ``wait(device)`` waits until
+    *departures* has done with the device.
+
+    Cancelling is safe: what was made, or still comes, is undone in a thread by ``undo(made)``, and counts
+    among the departures until then.
+    """
+    ticket = departures.ticket()
+    making = _Making(lambda: make(lambda device: departures.wait(device, ticket)), undo)
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, making.run)
+    try:
+        await future
+    except BaseException:
+        found, still = making.leave()
+        for made in found:  # it came at the very moment at which nobody wanted it any more
+            departures.run(loop, None, lambda made=made: undo(made))  # type: ignore[misc]
+        if still:
+            departures.add(ticket, None, making.over)
+        raise
+    return making.take()
+
+
+class Departures:
+    """Those devices that are being closed in threads, for whoever wants to open one of them anew.
+
+    A device is named by its number, ``st_rdev`` of stat(2); None is one of which that is not known yet. Each
+    waits only for those that came before it, so that no two can wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tickets = itertools.count()
+        self._under_way: list[tuple[int, int | None, threading.Event]] = []
+
+    def ticket(self) -> int:
+        return next(self._tickets)
+
+    def add(self, ticket: int, device: int | None, over: threading.Event) -> None:
+        with self._lock:
+            self._under_way = [entry for entry in self._under_way if not entry[2].is_set()]
+            self._under_way.append((ticket, device, over))
+
+    def run(self, loop: asyncio.AbstractEventLoop, device: int | None, work: Callable[[], object]) -> None:
+        """Have *work*, which closes *device*, done in a thread."""
+        over = threading.Event()
+
+        def depart() -> None:
+            try:
+                work()
+            finally:
+                over.set()
+
+        self.add(self.ticket(), device, over)
+        run_off_loop(loop, depart)
+
+    def wait(self, device: int, before: int) -> None:
+        """Wait, and hold this thread, until nobody with a ticket *before* that is still closing *device*."""
+        with self._lock:
+            waited = [o for ticket, d, o in self._under_way if ticket < before and d in (None, device)]
+        for over in waited:
+            over.wait()

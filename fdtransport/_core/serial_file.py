@@ -1,0 +1,235 @@
+"""The device file of a serial port: opened, set up, and put back as it was. All of it may block: for threads.
+
+What the kernel does on opening cannot be prevented: it raises DTR and RTS. What can be done is to say so
+again at once, before anything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from . import serial_line, syscalls
+from .off_loop import Departures
+from .serial_error import SerialError, serial_error
+from .serial_line import Attributes
+from .serial_settings import SerialSettings
+
+__all__ = ["DEPARTURES", "Opening", "SerialFile", "wait_sent"]
+
+#: One for all loops of the process: a port is the process's, whichever loop has it.
+DEPARTURES = Departures()
+
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
+
+#: Seconds for which a line may take nothing before what waits for it is dropped on closing: as long as the
+#: kernel itself waits by default (closing_wait of setserial(8)).
+STALLED = 30.0
+#: Seconds between two looks at what is unsent.
+LOOK = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How a port is to be opened, besides its `SerialSettings`."""
+
+    exclusive: bool = True
+    dtr: bool | None = None
+    rts: bool | None = None
+    hang_up: bool | None = None
+    discard: bool = False
+    mark_errors: bool = False
+    #: Whether settings that the driver does not have are an error; pyserial takes no notice of them.
+    strict: bool = True
+
+
+class SerialFile:
+    """An open serial port: its descriptor, its settings, and how it was before."""
+
+    __slots__ = ("_before", "_locked", "_ours", "device", "fd", "opening", "path", "settings")
+
+    def __init__(
+        self, path: str, settings: SerialSettings, opening: Opening, wait: Callable[[int], None]
+    ) -> None:
+        self.path = path
+        self.opening = opening
+        self._locked = False
+        self.settings = settings
+        self.fd = -1
+        self._before: Attributes | None = None
+        self._ours: Attributes | None = None
+        self.device = self._look()
+        wait(self.device)
+        try:
+            self.fd = syscalls.open(path, os.O_RDWR | _FLAGS)
+        except OSError as exc:
+            raise serial_error(exc.errno, _why_not_opened(path, exc)) from exc
+        try:
+            self._set_up(settings)
+        except BaseException as exc:
+            self.close()
+            if isinstance(exc, OSError) and not isinstance(exc, SerialError):
+                raise serial_error(exc.errno, f"{path}: {exc.strerror or exc}") from exc
+            raise
+
+    def _look(self) -> int:
+        try:
+            found = syscalls.stat(self.path)
+        except ValueError as exc:
+            raise serial_error(errno.ENOENT, f"{self.path!r} is no path: {exc}") from None
+        except OSError as exc:
+            raise serial_error(exc.errno, _why_not_opened(self.path, exc)) from exc
+        if not stat.S_ISCHR(found.st_mode):  # first: opening another kind of file may do something
+            kind = syscalls.kind(found.st_mode)
+            raise serial_error(errno.ENOTTY, f"{self.path} is {kind}, and no serial port")
+        return found.st_rdev
+
+    def _set_up(self, settings: SerialSettings) -> None:
+        opening, fd = self.opening, self.fd
+        if not syscalls.isatty(fd):
+            raise serial_error(errno.ENOTTY, f"{self.path} is a device, but no serial port")
+        if opening.exclusive:
+            self.lock()
+        if opening.dtr is not None or opening.rts is not None:
+            self._set_lines(opening.dtr, opening.rts)
+        self._before = serial_line.attributes_of(fd)
+        self.configure(settings)
+        if opening.discard:
+            serial_line.discard_input(fd)
+
+    def lock(self) -> None:
+        """Have nobody else open it: flock(2), which everybody who asks obeys, and TIOCEXCL, which all but
+        root obey without asking."""
+        try:
+            syscalls.lock(self.fd)
+        except BlockingIOError as exc:
+            raise serial_error(errno.EBUSY, f"{self.path} is in use: {_HOLDER}") from exc
+        serial_line.exclude_others(self.fd, True)
+        self._locked = True
+
+    def unlock(self) -> None:
+        """Let others open it."""
+        self._locked = False
+        serial_line.exclude_others(self.fd, False)
+        syscalls.unlock(self.fd)
+
+    @property
+    def locked(self) -> bool:
+        """Whether nobody else can open it."""
+        return self._locked
+
+    def _set_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        lines = ((serial_line.DTR, dtr), (serial_line.RTS, rts))
+        on = sum(line for line, state in lines if state)
+        off = sum(line for line, state in lines if state is False)
+        try:
+            serial_line.set_modem_lines(self.fd, on, off)
+        except OSError as exc:
+            if exc.errno not in serial_line.NO_SUCH:
+                raise
+            if self.opening.strict:
+                raise serial_error(exc.errno, f"{self.path} has no lines DTR and RTS; leave them out") from exc
+
+    def configure(self, settings: SerialSettings) -> None:
+        """Take *settings* over at once, without throwing anything away; the lines stay as they are.
+
+        ``settings`` afterwards are those that the driver says it has.
+
+        :raises SerialError: EINVAL, the driver has not all of them; it has been put back.
+        """
+        before = serial_line.attributes_of(self.fd)
+        wanted = serial_line.configured(before, settings, mark_errors=self.opening.mark_errors)
+        if self.opening.hang_up is not None:
+            wanted = serial_line.hanging_up(wanted, self.opening.hang_up)
+        try:
+            if wanted != before:
+                serial_line.set_attributes(self.fd, wanted)
+        except OSError as exc:
+            raise serial_error(exc.errno, f"{self.path} refuses {_words(settings)}: {exc.strerror}") from exc
+        self._ours = serial_line.attributes_of(self.fd)
+        got = serial_line.settings_in(self._ours)
+        if self.opening.strict and (missing := serial_line.refused(settings, got)):
+            serial_line.set_attributes(self.fd, before)
+            self._ours = before
+            raise serial_error(errno.EINVAL, f"{self.path} has not {missing}{_hint(self.path)}")
+        self.settings = got if self.opening.strict else replace(settings, baudrate=got.baudrate)
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def close(self) -> None:
+        """Put back what was changed, and close. What the line has not sent yet the kernel may wait for."""
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        try:
+            self._put_back(fd)
+        except OSError:
+            pass  # unplugged: there is nothing to put back
+        finally:
+            syscalls.close(fd)
+
+    def _put_back(self, fd: int) -> None:
+        if self._locked:
+            serial_line.exclude_others(fd, False)
+        before, ours = self._before, self._ours
+        if before is not None and ours is not None and before != ours:
+            # Unless somebody else has set it up meanwhile: it is theirs then.
+            if serial_line.attributes_of(fd) == ours:
+                if self.opening.hang_up is not None:
+                    before = serial_line.hanging_up(before, self.opening.hang_up)
+                serial_line.set_attributes(fd, before)
+
+
+def _words(settings: SerialSettings) -> str:
+    return f"{settings.baudrate} baud {settings.bytesize}{settings.parity}{settings.stopbits:g}"
+
+
+_HOLDER = "somebody has it exclusively (fuser -v tells who)"
+
+
+def _why_not_opened(path: str, exc: OSError) -> str:
+    text = f"cannot open {path}: {exc.strerror or exc}"
+    if exc.errno == errno.EACCES:
+        return f"{text}; the user must be in the group of the device (ls -l {path})"
+    if exc.errno == errno.ENOENT:
+        return f"{text}; python -m serial.tools.list_ports lists those that are there"
+    if exc.errno == errno.EBUSY:
+        return f"{text}; {_HOLDER}"
+    return text
+
+
+def _hint(path: str) -> str:
+    if path.startswith("/dev/pts/"):
+        return "; a pair of terminals (a virtual port) has 8 data bits and no parity"
+    return "; see the device's manual for what it has"
+
+
+def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, stalled: float = STALLED) -> bool:
+    """Wait, and hold this thread, until the line has sent everything; whether it has.
+
+    False when *hurry* is set, and when nothing has moved for *stalled* seconds.
+    """
+    last, since = -1, 0.0
+    for left, pause in steps_until_sent(fd, settings):
+        now = time.monotonic()
+        if left != last:
+            last, since = left, now
+        elif now - since > stalled:
+            return False
+        if hurry.wait(pause):
+            return False
+    return True
+
+
+def steps_until_sent(fd: int, settings: SerialSettings) -> Iterator[tuple[int, float]]:
+    """Bytes that are unsent and seconds until the next look, again and again until there are none."""
+    while left := serial_line.unsent(fd):
+        yield left, min(max(left * settings.character_time / 2, LOOK), 0.1)
+    for pause in serial_line.until_shifted_out(fd, settings):
+        yield 0, pause

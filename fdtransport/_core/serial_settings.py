@@ -1,0 +1,61 @@
+"""The settings of a serial line as data. Nothing is opened here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Parity", "SerialSettings"]
+
+Parity = Literal["N", "E", "O", "M", "S"]
+
+#: What an unsigned int of the kernel holds; which rates there are is for the driver to say.
+_MOST_BAUD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialSettings:
+    """How the two ends of a serial line understand each other.
+
+    :raises ValueError: a value that no serial port has; the message says which there are.
+    """
+
+    baudrate: int = 9600
+    """Bits per second, any whole number; the driver may round it (see ``SerialTransport.settings``)."""
+    bytesize: Literal[5, 6, 7, 8] = 8
+    """Data bits per character."""
+    parity: Parity = "N"
+    """None, even, odd, mark (always 1) or space (always 0)."""
+    stopbits: float = 1
+    """1 or 2; 1.5 with characters of 5 bits."""
+    xonxoff: bool = False
+    """Flow control by the characters XON and XOFF, which then are no data."""
+    rtscts: bool = False
+    """Flow control by the lines RTS and CTS, which the driver then serves."""
+
+    def __post_init__(self) -> None:
+        _check("baudrate", self.baudrate, range(1, _MOST_BAUD + 1), f"a whole number from 1 to {_MOST_BAUD}")
+        _check("bytesize", self.bytesize, (5, 6, 7, 8), "5, 6, 7 or 8")
+        _check("parity", self.parity, ("N", "E", "O", "M", "S"), "'N', 'E', 'O', 'M' or 'S'")
+        _check("stopbits", self.stopbits, (1, 1.5, 2), "1, 1.5 or 2")
+        for name in ("xonxoff", "rtscts"):
+            _check(name, getattr(self, name), (True, False), "True or False")
+
+    @property
+    def bits(self) -> float:
+        """Bits on the line for one character: start bit, data, parity, stop bits."""
+        return 1 + self.bytesize + (self.parity != "N") + self.stopbits
+
+    @property
+    def character_time(self) -> float:
+        """Seconds that one character takes on the line."""
+        return self.bits / self.baudrate
+
+
+def _check(name: str, value: Any, allowed: Any, words: str) -> None:
+    try:
+        fits = value in allowed
+    except TypeError:
+        fits = False
+    if not fits or (isinstance(value, bool) and True not in (allowed if isinstance(allowed, tuple) else ())):
+        raise ValueError(f"{name} of a serial port is {words}, not {value!r}")
