@@ -1,54 +1,269 @@
+"""What is checked on real ports. Each check may ask the host for something, and returns what it saw.
+
+ttyS1 and ttyS2 are two 16550A with a cable between them, ttyUSB0 is an FTDI that gives back what it gets and
+can be unplugged, ttyACM0 is a modem of USB whose other side, ttyGS0, is here too: its carrier is on for as long
+as that is open.
+"""
+
 from __future__ import annotations
-import os, asyncio, fcntl, termios, struct, glob, time
-CHECKS = {}
-async def look(host):
-    out = [*glob.glob("/dev/ttyS?"), *glob.glob("/dev/ttyU*"), *glob.glob("/dev/ttyA*"), *glob.glob("/dev/ttyGS*")]
-    t=time.monotonic()
-    import fdtransport
-    out.append(f"import {time.monotonic()-t:.1f}")
-    print(open("/proc/tty/driver/serial").read())
-    return " ".join(out)
-CHECKS["look"] = look
-async def acm(host):
-    a = os.open("/dev/ttyACM0", os.O_RDWR|os.O_NOCTTY|os.O_NONBLOCK)
-    def get():
-        return hex(struct.unpack("I", fcntl.ioctl(a, termios.TIOCMGET, bytes(4)))[0])
-    def count():
-        return struct.unpack("20i", fcntl.ioctl(a, 0x545D, bytes(80)))
-    o=[get(), count()]
-    g = os.open("/dev/ttyGS0", os.O_RDWR|os.O_NOCTTY|os.O_NONBLOCK)
-    await asyncio.sleep(0.3)
-    o+=[get(), count()]
-    def wait():
-        t=time.monotonic()
-        fcntl.ioctl(a, 0x545C, termios.TIOCM_CD)
-        return time.monotonic()-t
-    w = asyncio.create_task(asyncio.to_thread(wait))
-    await asyncio.sleep(0.5)
-    fcntl.ioctl(g, 0x5427); await asyncio.sleep(0.2); fcntl.ioctl(g, 0x5428); await asyncio.sleep(0.2)
-    o+=["brk", count()]
-    os.close(g)
-    o+=["wait", await w]
-    o+=[get(), count()]
-    os.close(a)
-    return repr(o)
-CHECKS["acm"] = acm
-async def unplug(host):
-    print(os.listdir("/dev/serial/by-id") if os.path.exists("/dev/serial") else "no by-id")
-    u = os.open("/dev/ttyUSB0", os.O_RDWR|os.O_NOCTTY|os.O_NONBLOCK)
-    r=[await host.ask("unplug")]
-    for i in range(100):
-        await asyncio.sleep(0.05)
-        try:
-            d = os.read(u, 10)
-        except BlockingIOError: continue
-        except OSError as e: d = e
-        break
-    r.append((i, d, os.path.exists("/dev/ttyUSB0")))
-    os.close(u)
-    r.append(await host.ask("plug"))
-    t=time.monotonic()
-    while not os.path.exists("/dev/ttyUSB0"): await asyncio.sleep(0.05)
-    r.append(time.monotonic()-t)
-    return repr(r)
-CHECKS["unplug"] = unplug
+
+import array
+import asyncio
+import errno
+import fcntl
+import os
+import termios
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fdtransport import serial
+from fdtransport.testing.observe import idle_cost, pattern, until
+
+if TYPE_CHECKING:
+    from .guest import Host
+
+ONE, OTHER, USB, MODEM, GADGET = "/dev/ttyS1", "/dev/ttyS2", "/dev/ttyUSB0", "/dev/ttyACM0", "/dev/ttyGS0"
+#: Of ioctl_tty(2); termios has no name for the second.
+DTR, RTS, CTS, LOOP = termios.TIOCM_DTR, termios.TIOCM_RTS, termios.TIOCM_CTS, 0x8000
+
+Check = Callable[["Host"], Awaitable[str | None]]
+CHECKS: dict[str, Check] = {}
+
+
+def check(function: Check) -> Check:
+    CHECKS[function.__name__.removeprefix("_")] = function
+    return function
+
+
+class Log(asyncio.Protocol):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lost: list[Exception | None] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+async def opened(path: str, baudrate: int = 115200, **options: Any) -> tuple[Any, Log]:
+    return await serial.connect_serial(Log, path, baudrate, **options)
+
+
+async def closed(transport: Any, log: Log) -> None:
+    transport.close()
+    await until(lambda: log.lost, "the port was closed", 10)
+    assert log.lost == [None], log.lost
+
+
+@contextmanager
+def beside(path: str) -> Iterator[int]:
+    """A descriptor of our own, which sees what the library did to the port and changes nothing."""
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lines(fd: int) -> int:
+    answer = array.array("i", [0])
+    fcntl.ioctl(fd, termios.TIOCMGET, answer)
+    return answer[0]
+
+
+def set_lines(fd: int, request: int, which: int) -> None:
+    fcntl.ioctl(fd, request, array.array("i", [which]))
+
+
+@check
+async def settings_are_read_back_from_the_driver(host: Host) -> str:
+    with beside(ONE) as fd:
+        before = termios.tcgetattr(fd)
+        transport, log = await opened(ONE, 19200, bytesize=7, parity="E", stopbits=2)
+        cflag, speed = termios.tcgetattr(fd)[2], termios.tcgetattr(fd)[5]
+        assert cflag & termios.CSIZE == termios.CS7
+        assert cflag & termios.PARENB
+        assert not cflag & termios.PARODD
+        assert cflag & termios.CSTOPB
+        assert speed == termios.B19200
+        its = transport.serial
+        assert (its.baudrate, its.bytesize, its.parity, its.stopbits) == (19200, 7, "E", 2)
+        its.parity, its.baudrate = "O", 9600
+        assert termios.tcgetattr(fd)[2] & termios.PARODD
+        await closed(transport, log)
+        assert termios.tcgetattr(fd) == before, "the settings were not put back"
+    return "19200 7E2, then 9600 7O2, then as before"
+
+
+@check
+async def every_framing_that_the_chip_has(host: Host) -> str:
+    seen = 0
+    for parity in "NEOMS":
+        for bytesize in (5, 6, 7, 8):
+            transport, log = await opened(ONE, bytesize=bytesize, parity=parity)
+            assert (transport.serial.bytesize, transport.serial.parity) == (bytesize, parity)
+            await closed(transport, log)
+            seen += 1
+    return f"{seen} framings"
+
+
+@check
+async def a_rate_that_the_driver_rounds(host: Host) -> str:
+    try:
+        await opened(ONE, 250_000)
+    except serial.SerialError as exc:
+        assert exc.errno == errno.EINVAL
+        said = str(exc)
+    else:
+        raise AssertionError("250000 baud were accepted, which the chip has not")
+    loop = asyncio.get_running_loop()
+    transport, log = await serial.create_serial_connection(loop, Log, ONE, baudrate=250_000)
+    with beside(ONE) as fd:
+        named = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[1:].isdigit()}
+        actual = named[termios.tcgetattr(fd)[5]]
+    assert transport.serial.baudrate == actual != 250_000, transport.serial.baudrate
+    await closed(transport, log)
+    transport, log = await opened(USB, 250_000)
+    assert transport.serial.baudrate == 250_000
+    await closed(transport, log)
+    return said
+
+
+@check
+async def bytes_go_both_ways_over_a_cable(host: Host) -> str:
+    one, its_log = await opened(ONE)
+    other, other_log = await opened(OTHER)
+    there, back = pattern(20_000), pattern(20_000, 7)
+    began = time.monotonic()
+    one.write(there)
+    other.write(back)
+    await until(lambda: len(other_log.data) >= 20_000 and len(its_log.data) >= 20_000, "all came", 30)
+    seconds = time.monotonic() - began
+    assert bytes(other_log.data) == there
+    assert bytes(its_log.data) == back
+    await closed(one, its_log)
+    await closed(other, other_log)
+    return f"20 kB each way in {seconds:.1f} s"
+
+
+@check
+async def all_bytes_are_data(host: Host) -> str:
+    one, its_log = await opened(ONE)
+    other, other_log = await opened(OTHER)
+    every = bytes(range(256))
+    one.write(every)
+    await until(lambda: len(other_log.data) >= 256, "all came", 10)
+    assert bytes(other_log.data) == every
+    await closed(one, its_log)
+    await closed(other, other_log)
+    return "256 of 256 unchanged"
+
+
+@check
+async def lines_at_the_opening(host: Host) -> str:
+    seen = []
+    for dtr, rts in ((None, None), (True, False), (False, True), (False, False)):
+        transport, log = await opened(ONE, dtr=dtr, rts=rts)
+        now = lines(transport.serial.fileno())
+        assert bool(now & DTR) == (dtr is not False), (dtr, rts, hex(now))
+        assert bool(now & RTS) == (rts is not False), (dtr, rts, hex(now))
+        await closed(transport, log)
+        seen.append(f"{dtr}/{rts}")
+    return ", ".join(seen)
+
+
+@check
+async def lines_are_set_and_seen(host: Host) -> str:
+    transport, log = await opened(ONE)
+    its = transport.serial
+    set_lines(its.fileno(), termios.TIOCMBIS, LOOP)  # the chip looks at what it says itself: CTS is its RTS
+    try:
+        for on in (True, False, True):
+            its.rts = its.dtr = on
+            assert its.cts is on
+            assert its.dsr is on
+            assert bool(lines(its.fileno()) & RTS) is on
+    finally:
+        set_lines(its.fileno(), termios.TIOCMBIC, LOOP)
+    await closed(transport, log)
+    return "CTS follows RTS, and DSR follows DTR"
+
+
+@check
+async def hanging_up_is_as_asked_for(host: Host) -> str:
+    for hupcl in (True, False):
+        transport, log = await opened(ONE, hupcl=hupcl)
+        await closed(transport, log)
+        assert bool(dtr_of(ONE)) is not hupcl, hupcl
+    transport, log = await opened(ONE, hupcl=True)
+    await closed(transport, log)
+    return "DTR falls with it and stays without"
+
+
+def dtr_of(path: str) -> int:
+    """DTR of a port that nobody has open: opening it would raise the line, so this is the driver's word."""
+    number = path.removeprefix("/dev/ttyS")
+    with open("/proc/tty/driver/serial") as told:
+        line = next(line for line in told if line.startswith(f"{number}:"))
+    return "DTR" in line
+
+
+@check
+async def the_usb_port_gives_back(host: Host) -> str:
+    transport, log = await opened(USB)
+    every = bytes(range(256)) * 4
+    transport.write(every)
+    await until(lambda: len(log.data) >= len(every), lambda: f"all came: {len(log.data)}", 10)
+    assert bytes(log.data) == every
+    await closed(transport, log)
+    return f"{len(every)} bytes"
+
+
+@check
+async def unplugging_is_told(host: Host) -> str:
+    transport, log = await opened(USB)
+    transport.write(b"something")
+    try:
+        began = time.monotonic()
+        await host.ask("unplug")
+        await until(lambda: log.lost, "it was told", 10)
+        seconds = time.monotonic() - began
+        (exc,) = log.lost
+        assert isinstance(exc, serial.SerialError), repr(exc)
+        assert exc.errno in (errno.EIO, errno.ENXIO, errno.ENODEV), repr(exc)
+        assert not transport.serial.is_open
+        transport.write(b"more")
+        transport.close()
+        idle = await idle_cost(0.5)
+        assert idle.cpu < 0.2, str(idle)
+        assert len(log.lost) == 1
+    finally:
+        await plugged(host)
+    return f"{exc} ({seconds * 1000:.0f} ms)"
+
+
+@check
+async def unplugging_while_closing(host: Host) -> str:
+    transport, log = await opened(USB)
+    transport.write(bytes(200_000))
+    transport.close()
+    try:
+        await host.ask("unplug")
+        await until(lambda: log.lost, "it was told", 10)
+    finally:
+        await plugged(host)
+    again, its_log = await opened(USB)
+    await closed(again, its_log)
+    return f"connection_lost({log.lost[0]!r}), and it opens again"
+
+
+async def plugged(host: Host) -> None:
+    await host.ask("plug")
+    await until(lambda: os.path.exists(USB), "the port is there again", 20)
+

@@ -88,12 +88,12 @@ class Machine:
             finally:
                 if process.poll() is None:
                     process.terminate()
-                process.wait(10)
+                status = process.wait(10)
                 echoing.join()
         report.seconds = time.monotonic() - self._began
         if report.trouble:
             said = (self._folder / "log").read_bytes() + self._console()
-            report.trouble += "\n" + said.decode(errors="replace")[-4000:]
+            report.trouble += f"; qemu ended with {status}\n" + said.decode(errors="replace")[-4000:]
         return report
 
     def _console(self) -> bytes:
