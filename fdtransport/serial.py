@@ -1,8 +1,8 @@
 """Serial ports: a drop-in for pyserial-asyncio, and what it does not have.
 
-``from fdtransport import serial as serial_asyncio`` is all that a program for pyserial-asyncio needs. New ones
-use ``connect_serial`` and ``open_serial``. pyserial need not be installed for ports by path; where it is, it
-lends its URL schemes and its exception class.
+``from fdtransport import serial as serial_asyncio`` is all that a program for pyserial-asyncio needs. New
+ones use ``connect_serial`` and ``open_serial``. pyserial need not be installed for ports by path; where it
+is, it lends its URL schemes and its exception class.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from ._core import serial_line, syscalls
+from ._core.base import Detached
 from ._core.handle import Handle
 from ._core.lifecycle import CloseReason, Event, State
-from ._core.off_loop import made_off_loop
 from ._core.opening import open_transport
 from ._core.serial_error import SerialError, serial_error
-from ._core.serial_file import DEPARTURES, Opening, SerialFile, wait_sent
+from ._core.serial_file import DEPARTURES, Opening, wait_sent
 from ._core.serial_settings import Parity, SerialSettings
+from ._core.serial_threads import PumpedPort
 from ._core.stream import StreamTransport
 from .errors import Meaning, meaning
-from .serial_port import FilePort, Port
+from .serial_port import Port
+from .serial_urls import open_port
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = [
@@ -46,17 +48,18 @@ class SerialTransport(StreamTransport):
     """A byte stream on a serial port. Made by ``connect_serial``, and by pyserial-asyncio's functions.
 
     It ends with ``connection_lost(SerialError)`` when the device goes, or the other end of a virtual one: a
-    serial line has no end of file. ``connection_lost`` comes when the port is closed, so that it can be opened
-    again there; closing waits, off the loop, until the line has sent everything. ``abort()``, also during
-    that, throws it away.
+    serial line has no end of file. ``connection_lost`` comes when the port is closed, so that it can be
+    opened again there; closing waits, off the loop, until the line has sent everything. ``abort()``, also
+    during that, throws it away.
 
-    The order of the arguments is pyserial-asyncio's; *serial_instance* is any open ``serial.Serial`` that has
-    a descriptor. Extra info: ``serial``, ``fd``.
+    The order of the arguments is pyserial-asyncio's; *serial_instance* is any open port of pyserial's. Its
+    descriptor is read and written directly where that is all that its class does; else it is served by two
+    threads. Extra info: ``serial``, ``fd``.
 
     :raises SerialError: *serial_instance* is not open.
     """
 
-    __slots__ = ("_departing", "_serial")
+    __slots__ = ("_departing", "_pump", "_serial")
 
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
@@ -71,7 +74,16 @@ class SerialTransport(StreamTransport):
     ) -> None:
         self._serial = serial_instance
         self._departing = None
-        super().__init__(loop, serial_instance, protocol, waiter, {**(extra or {}), "serial": serial_instance})
+        file = serial_instance if _has_own_descriptor(serial_instance) else PumpedPort(serial_instance)
+        self._pump = file if isinstance(file, PumpedPort) else None
+        try:
+            super().__init__(loop, file, protocol, waiter, {**(extra or {}), "serial": serial_instance})
+        except BaseException:
+            if self._pump is not None:
+                self._pump.dispose()
+            raise
+        if self._pump is not None:
+            loop.call_soon(self._pump.start)
         if isinstance(serial_instance, Port):
             serial_instance.belongs_to(self)
 
@@ -109,8 +121,18 @@ class SerialTransport(StreamTransport):
     # -- the end --------------------------------------------------------------------------------------
 
     def _read_eof(self) -> None:
-        path = getattr(self._serial, "port", None)
-        self._read_failed(OSError(errno.EIO, "hung up"))
+        self._read_failed(self._why_ended())
+
+    def _why_ended(self) -> OSError:
+        """A read gave nothing."""
+        error = self._pump.error if self._pump is not None else None
+        if isinstance(error, OSError):
+            return error
+        if error is not None:
+            return serial_error(errno.EIO, f"{type(error).__name__}: {error}")
+        if not self._is_tty():
+            return OSError(errno.ECONNRESET, "the other end has closed the connection")
+        return OSError(errno.EIO, "hung up")
 
     def _is_end(self) -> bool:
         # pyserial sets ports up so that a read of nothing gives b"" as well (VMIN of termios(3)).
@@ -129,7 +151,7 @@ class SerialTransport(StreamTransport):
         """*exc* as a `SerialError` that says which port it was."""
         if isinstance(exc, SerialError) or meaning(exc, self._READ_ERRORS) is not Meaning.FATAL:
             return exc
-        path = getattr(self._serial, "port", None) or repr(self._serial)
+        path = str(getattr(self._serial, "port", None) or self._serial)
         what = exc.strerror or str(exc)
         if path.startswith("/") and not os.path.exists(path):
             what = f"{what}; the device has gone: unplugged, or a virtual one whose other end was closed"
@@ -137,6 +159,17 @@ class SerialTransport(StreamTransport):
         exc.__traceback__ = None
         named.__cause__ = exc
         return named
+
+    def detach(self) -> Detached:
+        """As with every transport. :raises SerialError: EOPNOTSUPP, the port has no descriptor of its own."""
+        if self._pump is not None:
+            raise serial_error(errno.EOPNOTSUPP, f"{self._serial!r} has no descriptor that could be detached")
+        return super().detach()
+
+    def _give_back(self) -> None:
+        super()._give_back()
+        if self._pump is not None:
+            self._pump.dispose()
 
     def abort(self, reset: bool = False) -> None:
         if self._departing is not None:
@@ -163,7 +196,9 @@ class SerialTransport(StreamTransport):
         """In a thread: let the line send, close, and have the loop tell."""
         error = None
         try:
-            if _is_terminal(fd):
+            if isinstance(file, PumpedPort):
+                file.drain(hurry)
+            elif syscalls.isatty(fd):
                 settings = getattr(file, "settings", None) or SerialSettings()
                 if hurry.is_set() or not wait_sent(fd, settings, hurry):
                     serial_line.discard_output(fd)
@@ -196,15 +231,13 @@ def _device_of(fd: int) -> int | None:
         return None
 
 
-def _is_terminal(fd: int) -> bool:
-    return syscalls.isatty(fd)
-
-
-async def _opened(path: str, settings: SerialSettings, opening: Opening) -> FilePort:
-    def make(wait: Callable[[int], None]) -> SerialFile:
-        return SerialFile(path, settings, opening, wait)
-
-    return FilePort(await made_off_loop(make, SerialFile.close, DEPARTURES))
+def _has_own_descriptor(instance: Any) -> bool:
+    """Whether reading and writing its descriptor is all that the port's class does."""
+    if isinstance(instance, Port):
+        return True
+    home = getattr(getattr(type(instance), "read", None), "__module__", None)
+    writes = getattr(getattr(type(instance), "write", None), "__module__", None)
+    return home == writes and home in ("serial.serialposix", "serial.urlhandler.protocol_socket")
 
 
 async def _connect(
@@ -218,7 +251,8 @@ async def _connect(
     try:
         return await open_transport(make, protocol_factory, port)
     except BaseException:
-        DEPARTURES.run(asyncio.get_running_loop(), _device_of(port.fileno()), port.close)
+        device = _device_of(port.fileno()) if isinstance(port, Port) else None
+        DEPARTURES.run(asyncio.get_running_loop(), device, port.close)
         raise
 
 
@@ -237,10 +271,15 @@ async def connect_serial(
     rts: bool | None = None,
     hupcl: bool | None = None,
     discard_input: bool = False,
+    allow: Collection[str] = (),
 ) -> tuple[SerialTransport, P]:
     """Open a serial port.
 
-    *url*: the path of the device (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``).
+    *url*: the path of the device (``/dev/ttyUSB0``, ``/dev/serial/by-id/...``), or a URL as pyserial has:
+    ``socket://host:port`` (TCP without a way to set the port up), ``hwgrep://EXPRESSION`` (the port whose
+    description matches), and, served in threads, ``rfc2217://host:port``, ``loop://``, ``spy://path``. All
+    but paths and sockets need pyserial. *allow*: options of the URL that write a file (``"file"`` of
+    ``spy://``) or load a class (``"class"`` of ``alt://``) have to be named here.
 
     *baudrate* to *rtscts*: see `SerialSettings`; what the driver does not have is an error here, and not
     silently something else. *exclusive*: nobody else can open the port meanwhile (flock(2) and TIOCEXCL of
@@ -264,7 +303,8 @@ async def connect_serial(
         xonxoff=xonxoff, rtscts=rtscts,
     )  # fmt: skip
     opening = Opening(exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input)
-    return await _connect(None, protocol_factory, await _opened(os.fspath(url), settings, opening))
+    port = await open_port(os.fspath(url), settings, opening, allow)
+    return await _connect(None, protocol_factory, port)
 
 
 async def open_serial(
@@ -336,26 +376,29 @@ async def create_serial_connection(
     before is kept. Settings that the driver does not have are taken no notice of, as by pyserial;
     ``connect_serial`` does.
 
+    *allow*: see there.
+
     :raises SerialError: see ``connect_serial``. :raises ValueError: an argument that pyserial does not have.
     """
     port = await _port_for(*args, **kwargs)
     return await _connect(loop, protocol_factory, port)
 
 
-async def _port_for(url: Any, *args: Any, **kwargs: Any) -> Any:
+async def _port_for(url: Any, *args: Any, allow: Collection[str] = (), **kwargs: Any) -> Any:
     settings, opening, shown = _pyserial_options(*args, **kwargs)
     if url is None:
-        raise serial_error(errno.EINVAL, "Port must be configured before it can be used.")
-    port = await _opened(os.fspath(url), settings, opening)
-    for name, value in shown.items():
-        setattr(port, name, value)
+        raise serial_error(errno.EINVAL, "no port: its path or URL is None")
+    port = await open_port(os.fspath(url), settings, opening, allow, **shown)
+    if isinstance(port, Port):
+        for name, value in shown.items():
+            setattr(port, name, value)
     return port
 
 
 async def connection_for_serial(
     loop: asyncio.AbstractEventLoop, protocol_factory: Callable[[], P], serial_instance: Any
 ) -> tuple[SerialTransport, P]:
-    """As pyserial-asyncio has it: a transport on a port that is open already, an instance of ``serial.Serial``.
+    """As pyserial-asyncio has it: a transport on an instance of ``serial.Serial`` that is open already.
 
     The transport closes it at the end. When this raises, it is the caller's, and open.
     """

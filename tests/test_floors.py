@@ -62,8 +62,8 @@ ADAPTERS = 3
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
-    "pty_process": {"pty"}, "serial": {"serial_port"}, "sessions": {"datagrams"}, "tcp": {"sockets"},
-    "unix": {"sockets"},
+    "pty_process": {"pty"}, "serial": {"serial_port", "serial_urls"}, "serial_urls": {"serial_port"},
+    "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.queues")

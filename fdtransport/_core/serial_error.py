@@ -27,27 +27,32 @@ class SerialError(TransportError, _Known):
     ``serial.SerialException``, so that code written for either catches it.
 
     It is also the class that Python has for the errno, where there is one: FileNotFoundError for a port that
-    is not there, PermissionError for one that may not be opened.
+    is not there, PermissionError for one that may not be opened; and ValueError for settings that cannot be.
     """
 
 
-class _Missing(SerialError, FileNotFoundError):
+class SerialNotFoundError(SerialError, FileNotFoundError):
     pass
 
 
-class _Forbidden(SerialError, PermissionError):
+class SerialPermissionError(SerialError, PermissionError):
     pass
 
 
-class _Late(SerialError, TimeoutError):
+class SerialValueError(SerialError, ValueError):
+    pass
+
+
+class SerialTimeoutError(SerialError, TimeoutError):
     pass
 
 
 _CLASSES: dict[int, type[SerialError]] = {
-    errno.ENOENT: _Missing,
-    errno.EACCES: _Forbidden,
-    errno.EPERM: _Forbidden,
-    errno.ETIMEDOUT: _Late,
+    errno.ENOENT: SerialNotFoundError,
+    errno.EACCES: SerialPermissionError,
+    errno.EPERM: SerialPermissionError,
+    errno.EINVAL: SerialValueError,
+    errno.ETIMEDOUT: SerialTimeoutError,
 }
 
 

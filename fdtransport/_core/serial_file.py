@@ -133,7 +133,8 @@ class SerialFile:
             if exc.errno not in serial_line.NO_SUCH:
                 raise
             if self.opening.strict:
-                raise serial_error(exc.errno, f"{self.path} has no lines DTR and RTS; leave them out") from exc
+                text = f"{self.path} has no lines DTR and RTS; leave them out"
+                raise serial_error(exc.errno, text) from exc
 
     def configure(self, settings: SerialSettings) -> None:
         """Take *settings* over at once, without throwing anything away; the lines stay as they are.
@@ -178,12 +179,11 @@ class SerialFile:
         if self._locked:
             serial_line.exclude_others(fd, False)
         before, ours = self._before, self._ours
-        if before is not None and ours is not None and before != ours:
-            # Unless somebody else has set it up meanwhile: it is theirs then.
-            if serial_line.attributes_of(fd) == ours:
-                if self.opening.hang_up is not None:
-                    before = serial_line.hanging_up(before, self.opening.hang_up)
-                serial_line.set_attributes(fd, before)
+        if before is None or before == ours or serial_line.attributes_of(fd) != ours:
+            return  # nothing was changed; or somebody else has set it up meanwhile: it is theirs then
+        if self.opening.hang_up is not None:
+            before = serial_line.hanging_up(before, self.opening.hang_up)
+        serial_line.set_attributes(fd, before)
 
 
 def _words(settings: SerialSettings) -> str:

@@ -22,10 +22,9 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "Attributes", "Counters", "attributes_of", "configured", "counters_of", "discard_input", "discard_output",
-    "exclude_others", "hanging_up", "has_modem_lines", "modem_lines", "refused", "set_attributes", "set_break",
-    "set_modem_lines", "settings_in", "unsent",
-    "until_shifted_out",
+    "Attributes", "Counters", "attributes_of", "configured", "counters_of", "discard_input",
+    "discard_output", "exclude_others", "hanging_up", "has_modem_lines", "modem_lines", "refused",
+    "set_attributes", "set_break", "set_modem_lines", "settings_in", "unsent", "until_shifted_out",
 ]  # fmt: skip
 
 #: Of ioctl_tty(2), as all but alpha, mips, parisc, powerpc and sparc have them.
