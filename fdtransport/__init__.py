@@ -29,6 +29,7 @@ from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
+from .serial import SerialError, SerialSettings, SerialTransport, connect_serial, open_serial
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
@@ -62,6 +63,9 @@ __all__ = [
     "PtyTransport",
     "Relay",
     "RelayResult",
+    "SerialError",
+    "SerialSettings",
+    "SerialTransport",
     "Server",
     "SessionTransport",
     "SocketTransport",
@@ -80,6 +84,7 @@ __all__ = [
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
+    "connect_serial",
     "connect_stdio",
     "connect_url",
     "connect_write_pipe",
@@ -102,6 +107,7 @@ __all__ = [
     "open_pipe",
     "open_pty",
     "open_pty_process",
+    "open_serial",
     "open_stdio",
     "open_unix_connection",
     "open_url",

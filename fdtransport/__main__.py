@@ -41,6 +41,7 @@ endpoints:
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
+  serial:/dev/path          a serial port               ?baud=115200&parity=E&rtscts
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:

@@ -124,6 +124,9 @@ async def connect_url(
                             ``type=datagram`` or ``type=seqpacket``
     ``fifo:/path``          ``eof=close|event|reopen`` and ``create=660`` as in ``connect_fifo``
     ``pty:/link``           a virtual serial port with a link to it; ``mode=660`` as in ``connect_pty``
+    ``serial:/dev/path``    a serial port; ``baud=9600``, ``bits=8``, ``parity=N|E|O|M|S``, ``stop=1``,
+                            ``xonxoff``, ``rtscts``, ``exclusive=no``, ``dtr=no``, ``rts=no`` as in
+                            ``connect_serial``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
 

@@ -19,6 +19,7 @@ from .datagrams import create_datagram_endpoint
 from .fd import connect_fd
 from .fifo import connect_fifo
 from .pty_port import connect_pty
+from .serial import connect_serial
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
@@ -169,6 +170,11 @@ async def _pty(factory: Factory, target: str, mode: str, options: dict[str, Any]
     return await connect_pty(factory, link=target, **options)
 
 
+async def _serial(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    settings = {_SERIAL.get(name, name): value for name, value in options.items()}
+    return await connect_serial(factory, target, **settings)
+
+
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
@@ -197,6 +203,8 @@ def _keep_alive(sock: Any, options: dict[str, Any]) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options["keepalive"])
 
 
+#: The options of a serial port that have longer names elsewhere.
+_SERIAL = {"baud": "baudrate", "bits": "bytesize", "stop": "stopbits"}
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
@@ -286,6 +294,23 @@ SCHEMES: dict[str, Scheme] = {
         modes=("r", "w"),
     ),
     "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
+    "serial": Scheme(
+        "serial:/dev/path",
+        path,
+        _serial,
+        {
+            "baud": whole(1, 999_999_999),
+            "bits": whole(5, 8),
+            "parity": choice("N", "E", "O", "M", "S"),
+            "stop": whole(1, 2),
+            "xonxoff": flag(),
+            "rtscts": flag(),
+            "exclusive": flag(),
+            "dtr": flag(),
+            "rts": flag(),
+        },
+        modes=("rw",),
+    ),
     "file": Scheme(
         "file:/path",
         path,

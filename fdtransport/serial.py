@@ -10,26 +10,30 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from ._core import serial_line, syscalls
-from ._core.base import Detached
-from ._core.handle import Handle
-from ._core.lifecycle import CloseReason, Event, State
 from ._core.opening import open_transport
+from ._core.parmrk import LineError
 from ._core.serial_error import SerialError, serial_error
-from ._core.serial_file import DEPARTURES, Opening, wait_sent
+from ._core.serial_file import DEPARTURES, Opening
+from ._core.serial_frames import Characters
+from ._core.serial_line import Counters
+from ._core.serial_rs485 import RS485
 from ._core.serial_settings import Parity, SerialSettings
-from ._core.serial_threads import PumpedPort
-from ._core.stream import StreamTransport
-from .errors import Meaning, meaning
-from .serial_port import Port
+from .serial_modem import ModemChange, ModemLines
+from .serial_port import FilePort, Port
+from .serial_transport import SerialTransport
 from .serial_urls import open_port
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = [
+    "RS485",
+    "Characters",
+    "Counters",
+    "LineError",
+    "ModemChange",
+    "ModemLines",
     "SerialError",
     "SerialSettings",
     "SerialTransport",
@@ -44,214 +48,26 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 StrPath = str | os.PathLike[str]
 
 
-class SerialTransport(StreamTransport):
-    """A byte stream on a serial port. Made by ``connect_serial``, and by pyserial-asyncio's functions.
-
-    It ends with ``connection_lost(SerialError)`` when the device goes, or the other end of a virtual one: a
-    serial line has no end of file. ``connection_lost`` comes when the port is closed, so that it can be
-    opened again there; closing waits, off the loop, until the line has sent everything. ``abort()``, also
-    during that, throws it away.
-
-    The order of the arguments is pyserial-asyncio's; *serial_instance* is any open port of pyserial's. Its
-    descriptor is read and written directly where that is all that its class does; else it is served by two
-    threads. Extra info: ``serial``, ``fd``.
-
-    :raises SerialError: *serial_instance* is not open.
-    """
-
-    __slots__ = ("_departing", "_pump", "_serial")
-
-    #: Set to have what is unsent thrown away, while the port is being closed.
-    _departing: threading.Event | None
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        protocol: asyncio.BaseProtocol,
-        serial_instance: Any,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> None:
-        self._serial = serial_instance
-        self._departing = None
-        file = serial_instance if _has_own_descriptor(serial_instance) else PumpedPort(serial_instance)
-        self._pump = file if isinstance(file, PumpedPort) else None
-        try:
-            super().__init__(loop, file, protocol, waiter, {**(extra or {}), "serial": serial_instance})
-        except BaseException:
-            if self._pump is not None:
-                self._pump.dispose()
-            raise
-        if self._pump is not None:
-            loop.call_soon(self._pump.start)
-        if isinstance(serial_instance, Port):
-            serial_instance.belongs_to(self)
-
-    def _check_kind(self) -> None:
-        if self._rfd < 0 or self._wfd < 0:
-            raise serial_error(errno.EBADF, f"{self._serial!r} is not open for both directions")
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it runs on."""
-        return self._loop
-
-    @property
-    def serial(self) -> Any:
-        """The port: settings, lines and counts under pyserial's names. What was given to the constructor."""
-        return self._serial
-
-    # -- writing --------------------------------------------------------------------------------------
-
-    def can_write_eof(self) -> bool:
-        """False: a serial line has no end of file."""
-        return False
-
-    def flush(self) -> None:
-        """Throw away what was written and not taken by the kernel yet. pyserial-asyncio calls that so;
-        ``await flushed()`` waits for it instead."""
-        self._offer_cork()
-        if self._queue.size and self._wfd >= 0:
-            self._remove_writer()
-            self._wake("flushed", self._cut_off())
-            self._queue.clear()
-            self._queue.grant(0)
-            self._shrunk()
-
-    # -- the end --------------------------------------------------------------------------------------
-
-    def _read_eof(self) -> None:
-        self._read_failed(self._why_ended())
-
-    def _why_ended(self) -> OSError:
-        """A read gave nothing."""
-        error = self._pump.error if self._pump is not None else None
-        if isinstance(error, OSError):
-            return error
-        if error is not None:
-            return serial_error(errno.EIO, f"{type(error).__name__}: {error}")
-        if not self._is_tty():
-            return OSError(errno.ECONNRESET, "the other end has closed the connection")
-        return OSError(errno.EIO, "hung up")
-
-    def _is_end(self) -> bool:
-        # pyserial sets ports up so that a read of nothing gives b"" as well (VMIN of termios(3)).
-        return not self._is_tty() or syscalls.has_hung_up(self._rfd)
-
-    def _is_tty(self) -> bool:
-        return syscalls.isatty(self._rfd)
-
-    def _read_failed(self, exc: OSError) -> None:
-        super()._read_failed(self._named(exc))
-
-    def _write_failed(self, exc: OSError) -> None:
-        super()._write_failed(self._named(exc))
-
-    def _named(self, exc: OSError) -> OSError:
-        """*exc* as a `SerialError` that says which port it was."""
-        if isinstance(exc, SerialError) or meaning(exc, self._READ_ERRORS) is not Meaning.FATAL:
-            return exc
-        path = str(getattr(self._serial, "port", None) or self._serial)
-        what = exc.strerror or str(exc)
-        if path.startswith("/") and not os.path.exists(path):
-            what = f"{what}; the device has gone: unplugged, or a virtual one whose other end was closed"
-        named = serial_error(exc.errno, f"{path}: {what}")
-        exc.__traceback__ = None
-        named.__cause__ = exc
-        return named
-
-    def detach(self) -> Detached:
-        """As with every transport. :raises SerialError: EOPNOTSUPP, the port has no descriptor of its own."""
-        if self._pump is not None:
-            raise serial_error(errno.EOPNOTSUPP, f"{self._serial!r} has no descriptor that could be detached")
-        return super().detach()
-
-    def _give_back(self) -> None:
-        super()._give_back()
-        if self._pump is not None:
-            self._pump.dispose()
-
-    def abort(self, reset: bool = False) -> None:
-        if self._departing is not None:
-            self._departing.set()
-        super().abort(reset)
-
-    def _end_soon(self) -> None:
-        """Close the port, which may take until the line has sent everything, and end then."""
-        handle = self._reading_handle
-        if handle is None:  # detached
-            super()._end_soon()
-            return
-        fd = handle.fd
-        file: Any = self._let_go(_take)
-        if file is None:  # closed behind our back
-            super()._end_soon()
-            return
-        hurry = self._departing = threading.Event()
-        if self._close_reason is CloseReason.ABORT:
-            hurry.set()
-        DEPARTURES.run(self._loop, _device_of(fd), lambda: self._depart(file, fd, hurry))
-
-    def _depart(self, file: Any, fd: int, hurry: threading.Event) -> None:
-        """In a thread: let the line send, close, and have the loop tell."""
-        error = None
-        try:
-            if isinstance(file, PumpedPort):
-                file.drain(hurry)
-            elif syscalls.isatty(fd):
-                settings = getattr(file, "settings", None) or SerialSettings()
-                if hurry.is_set() or not wait_sent(fd, settings, hurry):
-                    serial_line.discard_output(fd)
-        except OSError:
-            pass  # unplugged: nothing is left to be sent
-        try:
-            file.close()
-        except OSError as exc:
-            error = exc
-        try:
-            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
-        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
-            self._state = State.CLOSED
-
-    def _departed(self, error: OSError | None) -> None:
-        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
-            self._report("closing the port failed", error)
-        self._step(Event.TURN)
-
-
-def _take(handle: Handle) -> Any:
-    """Let go of the descriptor without closing it; None if it is somebody else's file by now."""
-    return handle.release() if handle.fd >= 0 else None
-
-
-def _device_of(fd: int) -> int | None:
-    try:
-        return syscalls.fstat(fd).st_rdev
-    except OSError:
-        return None
-
-
-def _has_own_descriptor(instance: Any) -> bool:
-    """Whether reading and writing its descriptor is all that the port's class does."""
-    if isinstance(instance, Port):
-        return True
-    home = getattr(getattr(type(instance), "read", None), "__module__", None)
-    writes = getattr(getattr(type(instance), "write", None), "__module__", None)
-    return home == writes and home in ("serial.serialposix", "serial.urlhandler.protocol_socket")
-
-
 async def _connect(
-    loop: asyncio.AbstractEventLoop | None, protocol_factory: Callable[[], P], port: Any
+    loop: asyncio.AbstractEventLoop | None,
+    protocol_factory: Callable[[], P],
+    port: Any,
+    gap: float = 0.0,
+    close_timeout: float | None = None,
 ) -> tuple[SerialTransport, P]:
     """A transport on an open port, which is closed if that fails."""
 
     def make(running: Any, file: Any, protocol: Any, waiter: Any) -> SerialTransport:
-        return SerialTransport(loop or running, protocol, file, waiter)
+        transport = SerialTransport(loop or running, protocol, file, waiter)
+        transport.close_timeout = close_timeout
+        if gap:
+            transport.gather_frames(gap)
+        return transport
 
     try:
         return await open_transport(make, protocol_factory, port)
     except BaseException:
-        device = _device_of(port.fileno()) if isinstance(port, Port) else None
+        device = port.file.device if isinstance(port, FilePort) else None
         DEPARTURES.run(asyncio.get_running_loop(), device, port.close)
         raise
 
@@ -271,6 +87,11 @@ async def connect_serial(
     rts: bool | None = None,
     hupcl: bool | None = None,
     discard_input: bool = False,
+    low_latency: bool = False,
+    rs485: RS485 | None = None,
+    read_gap: float | Characters | None = None,
+    on_line_error: Callable[[LineError], object] | None = None,
+    close_timeout: float | None = None,
     allow: Collection[str] = (),
 ) -> tuple[SerialTransport, P]:
     """Open a serial port.
@@ -285,7 +106,14 @@ async def connect_serial(
     silently something else. *exclusive*: nobody else can open the port meanwhile (flock(2) and TIOCEXCL of
     ioctl_tty(2)). *dtr*, *rts*: the lines, set right after the kernel has raised both on opening; None leaves
     them so. *hupcl*: whether closing lowers them; None leaves that as it is. *discard_input*: throw away what
-    has come before.
+    has come before. *low_latency*: have the driver hand over each character at once. *rs485*: see `RS485`.
+
+    *read_gap*: seconds of silence, or `Characters`, that end a frame: ``data_received`` is called once for
+    each, and for parts of one above 64 KiB. *on_line_error*: called with a `LineError` for each break and
+    each damaged character, before the bytes that came with it.
+
+    *close_timeout*: seconds after which ``close()`` becomes ``abort()``; None waits for as long as the line
+    takes.
 
     Returns ``(transport, protocol)`` after ``connection_made``. The port is opened in a thread. When this
     raises or is cancelled, nothing stays open. At the end the port is put back as it was found.
@@ -302,9 +130,17 @@ async def connect_serial(
         baudrate=baudrate, bytesize=bytesize, parity=parity, stopbits=stopbits,  # type: ignore[arg-type]
         xonxoff=xonxoff, rtscts=rtscts,
     )  # fmt: skip
-    opening = Opening(exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input)
+    gap = read_gap.seconds(settings) if isinstance(read_gap, Characters) else read_gap or 0.0
+    if gap < 0:
+        raise ValueError(f"read_gap is a number of seconds above 0, not {read_gap!r}")
+    opening = Opening(
+        exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input, low_latency=low_latency,
+        rs485=rs485, mark_errors=on_line_error is not None,
+    )  # fmt: skip
     port = await open_port(os.fspath(url), settings, opening, allow)
-    return await _connect(None, protocol_factory, port)
+    if isinstance(port, FilePort):
+        port.on_line_error = on_line_error
+    return await _connect(None, protocol_factory, port, gap, close_timeout)
 
 
 async def open_serial(
@@ -321,6 +157,8 @@ async def open_serial(
         writer.write(b"AT\\r")
         print(await reader.readline())
     """
+    if options.get("read_gap"):
+        raise ValueError("read_gap is for connect_serial: a reader has no frames")
     loop = asyncio.get_running_loop()
     reader, protocol = stream_protocol(limit, loop)
     transport, _ = await connect_serial(lambda: protocol, url, baudrate, **options)
@@ -374,14 +212,13 @@ async def create_serial_connection(
 
     The port is opened in a thread, and ``connection_made`` has been called when this returns. What has come
     before is kept. Settings that the driver does not have are taken no notice of, as by pyserial;
-    ``connect_serial`` does.
-
-    *allow*: see there.
+    ``connect_serial`` does. *close_timeout*, *allow*: see there.
 
     :raises SerialError: see ``connect_serial``. :raises ValueError: an argument that pyserial does not have.
     """
+    close_timeout = kwargs.pop("close_timeout", None)
     port = await _port_for(*args, **kwargs)
-    return await _connect(loop, protocol_factory, port)
+    return await _connect(loop, protocol_factory, port, close_timeout=close_timeout)
 
 
 async def _port_for(url: Any, *args: Any, allow: Collection[str] = (), **kwargs: Any) -> Any:

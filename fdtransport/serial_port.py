@@ -12,12 +12,15 @@ import errno
 import socket
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ._core import serial_line, syscalls
-from ._core.serial_error import serial_error
+from ._core.parmrk import LineError
+from ._core.serial_error import SerialValueError, serial_error
 from ._core.serial_file import SerialFile
+from ._core.serial_rs485 import RS485, clear_rs485, set_rs485
 from ._core.serial_settings import SerialSettings
 
 __all__ = ["FilePort", "Port", "SocketPort"]
@@ -99,7 +102,7 @@ class Port:
         return self._settings
 
     def _set(self, **changes: Any) -> None:
-        self._configure(replace(self._settings, **changes))
+        self._configure(replace(self.settings, **changes))
 
     @property
     def baudrate(self) -> int:
@@ -181,6 +184,11 @@ class Port:
     def dtr(self, on: bool) -> None:
         self._dtr = bool(on)
         self._line(serial_line.DTR, on)
+
+    def note_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Somebody else has set them."""
+        self._dtr = self._dtr if dtr is None else dtr
+        self._rts = self._rts if rts is None else rts
 
     def _line(self, line: int, on: bool) -> None:
         self._check_open()
@@ -274,9 +282,10 @@ class FilePort(Port):
     def __init__(self, file: SerialFile) -> None:
         super().__init__(file.path, file.settings)
         self.file: SerialFile = file
+        self._rs485: Any = None
+        self.on_line_error: Callable[[LineError], object] | None = None
         self._rts = file.opening.rts is not False
         self._dtr = file.opening.dtr is not False
-        self._rs485: Any = None
 
     def fileno(self) -> int:
         return self.file.fd
@@ -304,6 +313,39 @@ class FilePort(Port):
         elif on is not None:
             self.file.unlock()
 
+    @property
+    def rs485_mode(self) -> Any:
+        """What the driver was told of RS-485, to be set as well: an object with the attributes of pyserial's
+        ``RS485Settings``; None turns it off.
+
+        :raises SerialError: the driver has no such mode; a ValueError, too. Nothing is changed then.
+        """
+        return self._rs485
+
+    @rs485_mode.setter
+    def rs485_mode(self, mode: Any) -> None:
+        fd = self._check_open()
+        try:
+            if mode is None:
+                clear_rs485(fd)
+            else:
+                set_rs485(fd, _rs485_from(mode))
+        except OSError as exc:
+            text = f"{self.port} has no RS-485 mode: {exc.strerror}"
+            raise SerialValueError(exc.errno, text) from exc
+        self._rs485 = mode
+
+    def set_low_latency_mode(self, on: bool) -> None:
+        """Have the driver hand over each character at once.
+
+        :raises SerialError: the driver has no such mode; a ValueError, too.
+        """
+        try:
+            serial_line.set_low_latency(self._check_open(), bool(on))
+        except OSError as exc:
+            text = f"{self.port} has no low latency mode: {exc.strerror}"
+            raise SerialValueError(exc.errno, text) from exc
+
     def _set_lines(self, on: int, off: int) -> None:
         serial_line.set_modem_lines(self.file.fd, on, off)
 
@@ -323,6 +365,16 @@ class FilePort(Port):
 
     flushInput = reset_input_buffer
     flushOutput = reset_output_buffer
+
+
+def _rs485_from(mode: Any) -> RS485:
+    return RS485(
+        rts_on_send=bool(mode.rts_level_for_tx),
+        rts_after_send=bool(mode.rts_level_for_rx),
+        delay_before_send=mode.delay_before_tx or 0.0,
+        delay_after_send=mode.delay_before_rx or 0.0,
+        receive_while_sending=bool(mode.loopback),
+    )
 
 
 class SocketPort(Port):

@@ -37,6 +37,8 @@ async def open_port(
     if not mark:
         return await _open_path(url, settings, opening)
     scheme = scheme.lower()
+    if scheme not in ("hwgrep", "alt"):
+        _check_plain(url, opening)
     try:
         parts = urlsplit(url)
         options = {} if scheme == "hwgrep" else parse_qs(parts.query, keep_blank_values=True)
@@ -56,6 +58,17 @@ async def open_port(
         _check_options(url, options, "class")
         return await _open_path(parts.netloc + parts.path, settings, opening)
     return await _open_by_pyserial(url, settings, opening, others)
+
+
+def _check_plain(url: str, opening: Opening) -> None:
+    """Refuse what only a device has."""
+    only = {
+        "low_latency": opening.low_latency, "rs485": opening.rs485, "on_line_error": opening.mark_errors,
+        "hupcl": opening.hang_up is not None,
+    }  # fmt: skip
+    for name, asked in only.items():
+        if asked:
+            raise serial_error(errno.EOPNOTSUPP, f"{url!r} is no device of this machine; leave {name} out")
 
 
 def _check_options(url: str, options: Collection[str], *known: str) -> None:

@@ -26,7 +26,10 @@ FLOORS = {
     "_core": 1.2,
     "_core.child": 1.3,
     "_core.serial_line": 1.25,
+    "_core.serial_sending": 1.26,
+    "_core.serial_rs485": 1.27,
     "_core.serial_file": 1.3,
+    "_core.serial_frames": 2.15,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
     "_core.root": 1.5,
@@ -62,7 +65,8 @@ ADAPTERS = 3
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
-    "pty_process": {"pty"}, "serial": {"serial_port", "serial_urls"}, "serial_urls": {"serial_port"},
+    "pty_process": {"pty"}, "serial": {"serial_modem", "serial_port", "serial_transport", "serial_urls"},
+    "serial_transport": {"serial_modem", "serial_port"}, "serial_urls": {"serial_port"},
     "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Departures", "made_off_loop", "run_off_loop"]
+__all__ = ["Departures", "made_off_loop", "result_off_loop", "run_off_loop"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,29 @@ def run_off_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) ->
     except RuntimeError:
         threading.Thread(target=work, daemon=True).start()
         return None
+
+
+async def result_off_loop(work: Callable[[], T], departures: Departures, device: int | None) -> T:
+    """What ``work()`` returns, called in a thread; what it raises comes out. Cancelling is safe: it goes on
+    without anybody who waits, and *device* counts among the departures until it has ended."""
+    over = threading.Event()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            over.set()
+
+    future = asyncio.get_running_loop().run_in_executor(None, run)
+    departures.add(departures.ticket(), device, over)
+    await asyncio.shield(future)
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
 class _Making(Generic[T]):

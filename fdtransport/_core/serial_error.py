@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import TransportError
 
-__all__ = ["SerialError", "serial_error"]
+__all__ = ["SerialError", "SerialValueError", "serial_error"]
 
 if TYPE_CHECKING:
 

@@ -9,30 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import serial_line, syscalls
 from .off_loop import Departures
 from .serial_error import SerialError, serial_error
 from .serial_line import Attributes
+from .serial_rs485 import RS485, clear_rs485, rs485_of, set_rs485
 from .serial_settings import SerialSettings
 
-__all__ = ["DEPARTURES", "Opening", "SerialFile", "wait_sent"]
+__all__ = ["DEPARTURES", "Opening", "SerialFile"]
 
 #: One for all loops of the process: a port is the process's, whichever loop has it.
 DEPARTURES = Departures()
 
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
-
-#: Seconds for which a line may take nothing before what waits for it is dropped on closing: as long as the
-#: kernel itself waits by default (closing_wait of setserial(8)).
-STALLED = 30.0
-#: Seconds between two looks at what is unsent.
-LOOK = 0.005
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
@@ -44,6 +36,8 @@ class Opening:
     hang_up: bool | None = None
     discard: bool = False
     mark_errors: bool = False
+    low_latency: bool = False
+    rs485: RS485 | None = None
     #: Whether settings that the driver does not have are an error; pyserial takes no notice of them.
     strict: bool = True
 
@@ -51,7 +45,10 @@ class Opening:
 class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
-    __slots__ = ("_before", "_locked", "_ours", "device", "fd", "opening", "path", "settings")
+    __slots__ = (
+        "_before", "_locked", "_ours", "_rs485_before", "device", "fd", "opening", "path", "rs485_by_hand",
+        "settings",
+    )  # fmt: skip
 
     def __init__(
         self, path: str, settings: SerialSettings, opening: Opening, wait: Callable[[int], None]
@@ -59,6 +56,9 @@ class SerialFile:
         self.path = path
         self.opening = opening
         self._locked = False
+        self._rs485_before: tuple[RS485 | None] | None = None
+        self.rs485_by_hand: RS485 | None = None
+        """What the driver cannot do, and is for the transport to do."""
         self.settings = settings
         self.fd = -1
         self._before: Attributes | None = None
@@ -99,6 +99,15 @@ class SerialFile:
             self._set_lines(opening.dtr, opening.rts)
         self._before = serial_line.attributes_of(fd)
         self.configure(settings)
+        if opening.low_latency:
+            try:
+                serial_line.set_low_latency(fd, True)
+            except OSError as exc:
+                if exc.errno not in serial_line.NO_SUCH:
+                    raise
+                raise serial_error(exc.errno, f"{self.path} has no low latency mode; leave it out") from exc
+        if opening.rs485 is not None:
+            self._set_rs485(opening.rs485)
         if opening.discard:
             serial_line.discard_input(fd)
 
@@ -136,26 +145,47 @@ class SerialFile:
                 text = f"{self.path} has no lines DTR and RTS; leave them out"
                 raise serial_error(exc.errno, text) from exc
 
-    def configure(self, settings: SerialSettings) -> None:
-        """Take *settings* over at once, without throwing anything away; the lines stay as they are.
+    def _set_rs485(self, wanted: RS485) -> None:
+        try:
+            self._rs485_before = (rs485_of(self.fd),)
+            set_rs485(self.fd, wanted)
+            return
+        except OSError as exc:
+            self._rs485_before = None
+            if exc.errno not in serial_line.NO_SUCH:
+                raise
+        try:
+            on = wanted.rts_after_send
+            serial_line.set_modem_lines(self.fd, *((serial_line.RTS, 0) if on else (0, serial_line.RTS)))
+        except OSError as exc:
+            if exc.errno not in serial_line.NO_SUCH:
+                raise
+            text = f"{self.path} has neither an RS-485 mode nor a line RTS; leave rs485 out"
+            raise serial_error(exc.errno, text) from exc
+        self.rs485_by_hand = wanted
+
+    def configure(self, settings: SerialSettings, fd: int | None = None) -> None:
+        """Take *settings* over at once, without throwing anything away; the lines stay as they are. *fd*: a
+        copy of the descriptor, for a thread that may outlive this one.
 
         ``settings`` afterwards are those that the driver says it has.
 
         :raises SerialError: EINVAL, the driver has not all of them; it has been put back.
         """
-        before = serial_line.attributes_of(self.fd)
+        fd = self.fd if fd is None else fd
+        before = serial_line.attributes_of(fd)
         wanted = serial_line.configured(before, settings, mark_errors=self.opening.mark_errors)
         if self.opening.hang_up is not None:
             wanted = serial_line.hanging_up(wanted, self.opening.hang_up)
         try:
             if wanted != before:
-                serial_line.set_attributes(self.fd, wanted)
+                serial_line.set_attributes(fd, wanted)
         except OSError as exc:
             raise serial_error(exc.errno, f"{self.path} refuses {_words(settings)}: {exc.strerror}") from exc
-        self._ours = serial_line.attributes_of(self.fd)
+        self._ours = serial_line.attributes_of(fd)
         got = serial_line.settings_in(self._ours)
         if self.opening.strict and (missing := serial_line.refused(settings, got)):
-            serial_line.set_attributes(self.fd, before)
+            serial_line.set_attributes(fd, before)
             self._ours = before
             raise serial_error(errno.EINVAL, f"{self.path} has not {missing}{_hint(self.path)}")
         self.settings = got if self.opening.strict else replace(settings, baudrate=got.baudrate)
@@ -178,6 +208,9 @@ class SerialFile:
     def _put_back(self, fd: int) -> None:
         if self._locked:
             serial_line.exclude_others(fd, False)
+        if self._rs485_before is not None:
+            before_485 = self._rs485_before[0]
+            clear_rs485(fd) if before_485 is None else set_rs485(fd, before_485)
         before, ours = self._before, self._ours
         if before is None or before == ours or serial_line.attributes_of(fd) != ours:
             return  # nothing was changed; or somebody else has set it up meanwhile: it is theirs then
@@ -208,28 +241,3 @@ def _hint(path: str) -> str:
     if path.startswith("/dev/pts/"):
         return "; a pair of terminals (a virtual port) has 8 data bits and no parity"
     return "; see the device's manual for what it has"
-
-
-def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, stalled: float = STALLED) -> bool:
-    """Wait, and hold this thread, until the line has sent everything; whether it has.
-
-    False when *hurry* is set, and when nothing has moved for *stalled* seconds.
-    """
-    last, since = -1, 0.0
-    for left, pause in steps_until_sent(fd, settings):
-        now = time.monotonic()
-        if left != last:
-            last, since = left, now
-        elif now - since > stalled:
-            return False
-        if hurry.wait(pause):
-            return False
-    return True
-
-
-def steps_until_sent(fd: int, settings: SerialSettings) -> Iterator[tuple[int, float]]:
-    """Bytes that are unsent and seconds until the next look, again and again until there are none."""
-    while left := serial_line.unsent(fd):
-        yield left, min(max(left * settings.character_time / 2, LOOK), 0.1)
-    for pause in serial_line.until_shifted_out(fd, settings):
-        yield 0, pause

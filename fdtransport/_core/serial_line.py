@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import struct
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ except ImportError:  # Windows
 
 __all__ = [
     "Attributes", "Counters", "attributes_of", "configured", "counters_of", "discard_input",
-    "discard_output", "exclude_others", "hanging_up", "has_modem_lines", "modem_lines", "refused",
-    "set_attributes", "set_break", "set_modem_lines", "settings_in", "unsent", "until_shifted_out",
+    "discard_output", "exclude_others", "hanging_up", "has_low_latency", "modem_lines", "refused",
+    "set_attributes", "set_break", "set_low_latency", "set_modem_lines", "settings_in", "unsent",
+    "until_shifted_out",
 ]  # fmt: skip
 
 #: Of ioctl_tty(2), as all but alpha, mips, parisc, powerpc and sparc have them.
@@ -69,10 +71,8 @@ def attributes_of(fd: int) -> Attributes:
 def set_attributes(fd: int, wanted: Attributes) -> None:
     """Take *wanted* over at once: nothing is flushed, nothing is waited for."""
     if _has_termios2():
-        cflag = wanted.cflag & ~(_CBAUD | _CBAUD << _IBSHIFT) | _BOTHER | _BOTHER << _IBSHIFT
-        packed = _TERMIOS2.pack(wanted.iflag, wanted.oflag, cflag, *wanted[3:])
         try:
-            syscalls.ioctl(fd, _TCSETS2, packed)
+            syscalls.ioctl(fd, _TCSETS2, _TERMIOS2.pack(*wanted))
             return
         except OSError as exc:
             if exc.errno != errno.EINVAL:
@@ -98,6 +98,7 @@ def _tcsetattr(fd: int, modes: list[Any]) -> None:
         raise OSError(*exc.args) from None
 
 
+@functools.cache
 def _names() -> dict[int, int]:
     """Speed -> the number that termios has for it."""
     names = [name for name in dir(termios) if name[0] == "B" and name[1:].isdigit()]
@@ -146,6 +147,9 @@ def configured(before: Attributes, settings: SerialSettings, *, mark_errors: boo
     cc = bytearray(before.cc)
     cc[t.VMIN], cc[t.VTIME] = 1, 0  # else a read of nothing would look like the end
     speed = settings.baudrate
+    if _has_termios2():
+        # Those who ask by termios(3) see the usual speeds by their names.
+        cflag = cflag & ~(_CBAUD | _CBAUD << _IBSHIFT) | _names().get(speed, _BOTHER)
     return Attributes(iflag, before.oflag & ~t.OPOST, cflag, lflag, before.line, bytes(cc), speed, speed)
 
 
@@ -218,16 +222,6 @@ def set_modem_lines(fd: int, on: int, off: int = 0) -> None:
         syscalls.ioctl(fd, termios.TIOCMBIC, struct.pack("i", off))
     if on:
         syscalls.ioctl(fd, termios.TIOCMBIS, struct.pack("i", on))
-
-
-def has_modem_lines(fd: int) -> bool:
-    try:
-        modem_lines(fd)
-    except OSError as exc:
-        if exc.errno in NO_SUCH:
-            return False
-        raise
-    return True
 
 
 #: What a driver answers to a call that it does not have.
@@ -313,6 +307,24 @@ def _held_by_hardware(fd: int) -> int:
     answer = array.array("i", [0] * 32)
     syscalls.ioctl(fd, termios.TIOCGSERIAL, answer)
     return answer[5] or 1
+
+
+#: Flags and place of them in struct serial_struct.
+_LOW_LATENCY, _FLAGS = 0x2000, 4
+
+
+def set_low_latency(fd: int, on: bool) -> None:
+    """Have the driver hand over each character at once (ASYNC_LOW_LATENCY of setserial(8))."""
+    state = array.array("i", [0] * 32)
+    syscalls.ioctl(fd, termios.TIOCGSERIAL, state)
+    state[_FLAGS] = state[_FLAGS] | _LOW_LATENCY if on else state[_FLAGS] & ~_LOW_LATENCY
+    syscalls.ioctl(fd, termios.TIOCSSERIAL, state)
+
+
+def has_low_latency(fd: int) -> bool:
+    state = array.array("i", [0] * 32)
+    syscalls.ioctl(fd, termios.TIOCGSERIAL, state)
+    return bool(state[_FLAGS] & _LOW_LATENCY)
 
 
 def discard_output(fd: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-__all__ = ["Parity", "SerialSettings"]
+__all__ = ["Parity", "SerialSettings", "SettingsChanges"]
 
 Parity = Literal["N", "E", "O", "M", "S"]
 
@@ -50,6 +50,17 @@ class SerialSettings:
     def character_time(self) -> float:
         """Seconds that one character takes on the line."""
         return self.bits / self.baudrate
+
+
+class SettingsChanges(TypedDict, total=False):
+    """Some of the settings: what is to be other than it is."""
+
+    baudrate: int
+    bytesize: Literal[5, 6, 7, 8]
+    parity: Parity
+    stopbits: float
+    xonxoff: bool
+    rtscts: bool
 
 
 def _check(name: str, value: Any, allowed: Any, words: str) -> None:

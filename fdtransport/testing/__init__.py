@@ -48,6 +48,7 @@ from .memory import (
 from .observe import Idle, descriptors, idle_cost, pattern
 from .promises import Breach, ContractViolation, Features, Maker, Promise, detect_features
 from .recording import RecordingBufferedProtocol, RecordingDatagramProtocol, RecordingProtocol
+from .serial_pair import SerialPair, VirtualPort, serial_pair
 from .tls_end import TlsEnd
 
 __all__ = [
@@ -69,7 +70,9 @@ __all__ = [
     "RecordingDatagramProtocol",
     "RecordingProducer",
     "RecordingProtocol",
+    "SerialPair",
     "TlsEnd",
+    "VirtualPort",
     "check_half_close",
     "check_packet_transport",
     "check_producers",
@@ -84,6 +87,7 @@ __all__ = [
     "packet_promises",
     "pattern",
     "read_pipe_maker",
+    "serial_pair",
     "socket_pair_maker",
     "stream_promises",
     "sweep",

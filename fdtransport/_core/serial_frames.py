@@ -1,0 +1,124 @@
+"""Frames that end with a silence: what came together is told together.
+
+Modbus RTU and many protocols of its age have no other mark between two messages than a pause. The time counts
+from when the bytes were read here, so that a busy loop can only ever join frames, and never cut one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import syscalls
+from .lifecycle import State
+from .reading import READ_SIZE
+from .serial_settings import SerialSettings
+from .stream import StreamTransport
+
+__all__ = ["Characters", "FrameReading"]
+
+#: A frame that grows longer is told in parts.
+MOST = 64 * 1024
+
+
+class Characters(NamedTuple):
+    """A silence as long as *number* characters take, at the speed that the port has, and not below *least*
+    seconds. ``Characters(3.5, least=0.00175)`` is that of Modbus RTU."""
+
+    number: float
+    least: float = 0.0
+
+    def seconds(self, settings: SerialSettings) -> float:
+        return max(self.number * settings.character_time, self.least)
+
+
+class FrameReading(StreamTransport):
+    """The part of a `SerialTransport` that gathers frames. ``_gap`` is 0 where it does not."""
+
+    __slots__ = ("_frame", "_gap", "_last", "_silence")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._gap = 0.0
+        self._frame = bytearray()
+        self._last = 0.0
+        self._silence: asyncio.TimerHandle | None = None
+        super().__init__(*args, **kwargs)
+
+    def gather_frames(self, gap: float) -> None:
+        """From now on, one ``data_received`` for what came without a silence of *gap* seconds."""
+        self._gap = gap
+        if self._reader_on:
+            self._add_reader()
+
+    def _reader(self) -> Callable[[], object]:
+        return self._gather if self._gap and hasattr(self._protocol, "data_received") else super()._reader()
+
+    def _gather(self) -> None:
+        if self._paused:
+            self._readable_but_paused()
+            return
+        self._burst = 0
+        try:
+            data: bytes = self._sys.read(self._rfd, READ_SIZE)
+        except OSError as exc:
+            self._read_failed(exc)
+            return
+        if not data:
+            self._read_nothing()
+            return
+        self._frame += data
+        if len(self._frame) >= MOST:
+            self._tell_frame()
+            return
+        self._last = self._loop.time()
+        if self._silence is None:
+            self._silence = self._loop.call_later(self._gap, self._look_for_silence, context=self._context)
+
+    def _look_for_silence(self) -> None:
+        self._silence = None
+        rest = self._last + self._gap - self._loop.time()
+        if rest <= 0 and self._is_waiting():
+            rest = self._gap  # it came while the loop was busy
+        if rest > 0:
+            self._silence = self._loop.call_later(rest, self._look_for_silence, context=self._context)
+        else:
+            self._tell_frame()
+
+    def _is_waiting(self) -> bool:
+        return self._reader_on and bool(syscalls.poll_now(self._rfd, select.POLLIN) & select.POLLIN)
+
+    def _tell_frame(self) -> None:
+        """Tell what was gathered, unless nothing may be told now."""
+        if not self._frame or self._paused or not self._state.reads:
+            return
+        frame, self._frame = bytes(self._frame), bytearray()
+        try:
+            self._protocol.data_received(frame)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
+
+    def _read_failed(self, exc: OSError) -> None:
+        again = isinstance(exc, BlockingIOError | InterruptedError)
+        if not again or self._state is State.WRITE_FAILED:
+            self._tell_frame()  # nothing comes after it any more
+        super()._read_failed(exc)
+
+    def resume_reading(self) -> None:
+        held = self._paused and self._frame
+        super().resume_reading()
+        if held and self._silence is None:
+            # Not from here: no callback comes from inside of a method.
+            self._silence = self._loop.call_later(0, self._look_for_silence, context=self._context)
+
+    def _unread(self) -> bytes:
+        frame, self._frame = bytes(self._frame), bytearray()
+        return frame + super()._unread()
+
+    def _stop_gathering(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None

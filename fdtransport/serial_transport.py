@@ -1,0 +1,455 @@
+"""The transport of a serial port: bytes, and what a line has besides."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack
+
+from ._core import serial_line, syscalls
+from ._core.base import Detached
+from ._core.handle import Handle
+from ._core.lifecycle import CloseReason, Event, State
+from ._core.off_loop import result_off_loop
+from ._core.parmrk import LineError
+from ._core.serial_error import SerialError, serial_error
+from ._core.serial_file import DEPARTURES
+from ._core.serial_frames import FrameReading
+from ._core.serial_line import Counters
+from ._core.serial_marks import MarkedReading
+from ._core.serial_rs485 import HandDriven
+from ._core.serial_sending import steps_until_sent, wait_sent
+from ._core.serial_settings import SerialSettings, SettingsChanges
+from ._core.serial_threads import PumpedPort
+from .errors import Meaning, meaning
+from .serial_modem import ModemChanges, ModemLines
+from .serial_port import FilePort, Port
+
+__all__ = ["SerialTransport"]
+
+T = TypeVar("T")
+
+
+class SerialTransport(FrameReading):
+    """A byte stream on a serial port. Made by ``connect_serial``, and by pyserial-asyncio's functions.
+
+    It ends with ``connection_lost(SerialError)`` when the device goes, or the other end of a virtual one: a
+    serial line has no end of file. ``connection_lost`` comes when the port is closed, so that it can be
+    opened again there; closing waits, off the loop, until the line has sent everything. ``abort()``, also
+    during that, throws it away.
+
+    The order of the arguments is pyserial-asyncio's; *serial_instance* is any open port of pyserial's. Its
+    descriptor is read and written directly where that is all that its class does; else it is served by two
+    threads. Extra info: ``serial``, ``fd``.
+
+    :raises SerialError: *serial_instance* is not open.
+    """
+
+    __slots__ = ("_close_timeout", "_closing_timer", "_departing", "_hand", "_pump", "_serial", "_tty")
+
+    #: Set to have what is unsent thrown away, while the port is being closed.
+    _departing: threading.Event | None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.BaseProtocol,
+        serial_instance: Any,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self._serial = serial_instance
+        self._departing = None
+        self._close_timeout: float | None = None
+        self._closing_timer: asyncio.TimerHandle | None = None
+        self._hand: HandDriven | None = None
+        file = serial_instance if _has_own_descriptor(serial_instance) else PumpedPort(serial_instance)
+        self._pump = file if isinstance(file, PumpedPort) else None
+        try:
+            super().__init__(loop, file, protocol, waiter, {**(extra or {}), "serial": serial_instance})
+        except BaseException:
+            if self._pump is not None:
+                self._pump.dispose()
+            raise
+        if self._pump is not None:
+            loop.call_soon(self._pump.start)
+        if isinstance(serial_instance, Port):
+            serial_instance.belongs_to(self)
+
+    def _check_kind(self) -> None:
+        if self._rfd < 0 or self._wfd < 0:
+            raise serial_error(errno.EBADF, f"{self._serial!r} is not open for both directions")
+        self._tty = syscalls.isatty(self._rfd)
+        if isinstance(self._serial, FilePort):
+            if self._serial.file.opening.mark_errors:
+                self._sys = MarkedReading(self._tell_line_error)
+            by_hand = self._serial.file.rs485_by_hand
+            if by_hand is not None:
+                port = self._serial
+                hand = HandDriven(self._loop, self._sys, self._rfd, port.settings, by_hand, self._queued)
+                self._sys = self._hand = hand
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it runs on."""
+        return self._loop
+
+    @property
+    def serial(self) -> Any:
+        """The port: settings, lines and counts under pyserial's names. What was given to the constructor."""
+        return self._serial
+
+    def _name(self) -> str:
+        return str(getattr(self._serial, "port", None) or self._serial)
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def can_write_eof(self) -> bool:
+        """False: a serial line has no end of file."""
+        return False
+
+    def flush(self) -> None:
+        """Throw away what was written and not taken by the kernel yet. pyserial-asyncio calls that so;
+        ``await flushed()`` waits for it instead."""
+        self._offer_cork()
+        if self._queue.size and self._wfd >= 0:
+            self._remove_writer()
+            self._wake("flushed", self._cut_off())
+            self._queue.clear()
+            self._queue.grant(0)
+            self._shrunk()
+
+    # -- settings -------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> SerialSettings:
+        """What the line is set to; ``baudrate`` is the one that the driver says it has.
+
+        With an instance of pyserial's it is what that was told.
+        """
+        port = self._serial
+        if isinstance(port, Port):
+            return port.settings
+        names = ("baudrate", "bytesize", "parity", "stopbits", "xonxoff", "rtscts")
+        return SerialSettings(**{name: getattr(port, name) for name in names})
+
+    async def reconfigure(self, *, drain: bool = True, **changes: Unpack[SettingsChanges]) -> SerialSettings:
+        """Change some of the settings of the open port; what they are then.
+
+        Nothing is thrown away, and DTR and RTS stay as they are. *drain*: first wait until what was written
+        has left with the former settings. Off the loop.
+
+        :raises SerialError: the driver does not have them; nothing was changed.
+        :raises ValueError: no serial port has them.
+
+        ::
+
+            await transport.reconfigure(baudrate=115200)
+        """
+        wanted = replace(self.settings, **changes)
+        if drain:
+            await self.drain_wire()
+        port = self._serial
+        if isinstance(port, FilePort):
+            await self._off_loop(lambda fd: port.file.configure(wanted, fd))
+        elif isinstance(port, Port):
+            for name, value in changes.items():
+                setattr(port, name, value)
+        else:
+            await self._off_loop(lambda _fd: port.apply_settings(dict(changes)))
+        if isinstance(self._hand, HandDriven):
+            self._hand.settings = self.settings
+        return self.settings
+
+    async def _off_loop(self, call: Callable[[int], T]) -> T:
+        """What ``call(fd)`` returns, called in a thread, with a copy of the descriptor that stays open for
+        as long as that takes."""
+        if self._pump is not None:
+            return await result_off_loop(lambda: call(-1), DEPARTURES, None)
+        fd = syscalls.dup(self._open_fd())
+        begun = threading.Event()
+
+        def run() -> T:
+            begun.set()
+            try:
+                return call(fd)
+            finally:
+                syscalls.close(fd)
+
+        try:
+            return await result_off_loop(run, DEPARTURES, _device_of(fd))
+        except OSError as exc:
+            raise self._named(exc) from exc.__cause__
+        except RuntimeError:  # there are no threads any more
+            if not begun.is_set():
+                syscalls.close(fd)
+            raise
+
+    def _open_fd(self) -> int:
+        if self._rfd < 0:
+            raise serial_error(errno.EBADF, f"{self._name()} is not open any more") from self._exception
+        return self._rfd
+
+    # -- lines ----------------------------------------------------------------------------------------
+
+    async def modem_lines(self) -> ModemLines:
+        """How DTR, RTS, CTS, DSR, RI and CD are. Off the loop: it may be a question to a USB device.
+
+        :raises SerialError: the port has none (ENOTTY), or has gone.
+        """
+        if self._pump is not None:
+            port = self._serial
+
+            def ask(_fd: int) -> ModemLines:
+                return ModemLines(*(bool(getattr(port, name)) for name in ModemLines._fields))
+
+            return await self._off_loop(ask)
+        return ModemLines.of(await self._off_loop(serial_line.modem_lines))
+
+    async def set_modem_lines(self, *, dtr: bool | None = None, rts: bool | None = None) -> None:
+        """Set DTR and RTS; None leaves one as it is. Off the loop.
+
+        :raises SerialError: the port has none (ENOTTY), or has gone.
+        """
+        on = (serial_line.DTR if dtr else 0) | (serial_line.RTS if rts else 0)
+        off = (serial_line.DTR if dtr is False else 0) | (serial_line.RTS if rts is False else 0)
+        port = self._serial
+        if self._pump is not None:
+
+            def set_them(_fd: int) -> None:
+                for name, state in (("dtr", dtr), ("rts", rts)):
+                    if state is not None:
+                        setattr(port, name, state)
+
+            await self._off_loop(set_them)
+            return
+        await self._off_loop(lambda fd: serial_line.set_modem_lines(fd, on, off))
+        if isinstance(port, Port):
+            port.note_lines(dtr, rts)
+
+    def modem_changes(self, *lines: str) -> ModemChanges:
+        """An async iterator over the changes of CTS, DSR, RI and CD, or of those *lines* only.
+
+        The driver counts edges, also between two looks (every 10 ms, while somebody waits), so that none is
+        lost from this call on. With a driver that does not count, only what is so at a look is seen. It ends
+        with the transport.
+
+        :raises SerialError: the port has no modem lines (ENOTTY).
+        :raises ValueError: *lines* are some of ``"cts"``, ``"dsr"``, ``"ri"``, ``"cd"``.
+
+        ::
+
+            async for change in transport.modem_changes("cd"):
+                print("carrier" if change.lines.cd else "no carrier")
+        """
+        self._open_fd()
+        return ModemChanges(self.fileno, self._name(), *lines)
+
+    def counters(self) -> Counters:
+        """What the driver has counted: edges, characters, errors by their kind. The numbers only ever grow.
+
+        :raises SerialError: it does not count (ENOTTY).
+        """
+        try:
+            return serial_line.counters_of(self._open_fd())
+        except OSError as exc:
+            raise self._named(exc) from None
+
+    async def send_break(self, duration: float = 0.25) -> None:
+        """Hold the line at 0 for *duration* seconds, after everything that was written has left.
+
+        Cancelling is safe: it ends the break.
+        """
+        await self.drain_wire()
+        port = self._serial
+        if self._pump is not None:
+            await self._off_loop(lambda _fd: port.send_break(duration))
+            return
+        fd = self._open_fd()
+        try:
+            serial_line.set_break(fd, True)
+            try:
+                await asyncio.sleep(duration)
+            finally:
+                if self._rfd == fd:
+                    serial_line.set_break(fd, False)
+        except OSError as exc:
+            raise self._named(exc) from None
+
+    async def drain_wire(self) -> float:
+        """Return when the last stop bit of what was written has left; when that was, by the loop's clock.
+
+        ``flushed()`` returns when the kernel has everything, which may be long before. As exact as the driver
+        tells: some only say how much their hardware holds at most. Cancelling is safe.
+
+        :raises OSError: the transport ended before.
+        """
+        await self.flushed()
+        if self._pump is not None:
+            await self._off_loop(lambda _fd: self._serial.flush())
+        try:
+            for _, pause in steps_until_sent(self._open_fd(), self.settings):
+                await asyncio.sleep(pause)
+                self._open_fd()
+        except OSError as exc:
+            raise self._named(exc) from exc.__cause__
+        return self._loop.time()
+
+    # -- modes of reading and writing -----------------------------------------------------------------
+
+    def _queued(self) -> int:
+        return int(self._queue.size)
+
+    def _tell_line_error(self, error: LineError) -> bool:
+        self._call_inside("on_line_error() failed", self._serial.on_line_error, error)
+        return self._state.reads and not self._paused
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def _read_eof(self) -> None:
+        self._read_failed(self._why_ended())
+
+    def _why_ended(self) -> OSError:
+        """A read gave nothing."""
+        error = self._pump.error if self._pump is not None else None
+        if isinstance(error, OSError):
+            return error
+        if error is not None:
+            return serial_error(errno.EIO, f"{type(error).__name__}: {error}")
+        if not self._tty:
+            return OSError(errno.ECONNRESET, "the other end has closed the connection")
+        return OSError(errno.EIO, "hung up")
+
+    def _is_end(self) -> bool:
+        # pyserial sets ports up so that a read of nothing gives b"" as well (VMIN of termios(3)).
+        return not self._tty or syscalls.has_hung_up(self._rfd)
+
+    def _read_failed(self, exc: OSError) -> None:
+        super()._read_failed(self._named(exc))
+
+    def _write_failed(self, exc: OSError) -> None:
+        super()._write_failed(self._named(exc))
+
+    def _named(self, exc: OSError) -> OSError:
+        """*exc* as a `SerialError` that says which port it was."""
+        if isinstance(exc, SerialError) or meaning(exc, self._READ_ERRORS) is not Meaning.FATAL:
+            return exc
+        path = self._name()
+        what = exc.strerror or str(exc)
+        if path.startswith("/") and not os.path.exists(path):
+            what = f"{what}; the device has gone: unplugged, or a virtual one whose other end was closed"
+        named = serial_error(exc.errno, f"{path}: {what}")
+        exc.__traceback__ = None
+        named.__cause__ = exc
+        return named
+
+    def detach(self) -> Detached:
+        """As with every transport. :raises SerialError: EOPNOTSUPP, the port has no descriptor of its own."""
+        if self._pump is not None:
+            raise serial_error(errno.EOPNOTSUPP, f"{self._serial!r} has no descriptor that could be detached")
+        return super().detach()
+
+    def _give_back(self) -> None:
+        super()._give_back()
+        if self._pump is not None:
+            self._pump.dispose()
+
+    @property
+    def close_timeout(self) -> float | None:
+        """Seconds after ``close()`` at which the transport aborts, should the line not have taken everything
+        by then; None, the default, waits on."""
+        return self._close_timeout
+
+    @close_timeout.setter
+    def close_timeout(self, seconds: float | None) -> None:
+        if seconds is not None and seconds < 0:
+            raise ValueError(f"close_timeout is a number of seconds or None, not {seconds!r}")
+        self._close_timeout = seconds
+
+    def close(self) -> None:
+        super().close()
+        if self._close_timeout is None or self._closing_timer is not None or self._state is State.CLOSED:
+            return
+        self._closing_timer = self._loop.call_later(self._close_timeout, self.abort)
+
+    def abort(self, reset: bool = False) -> None:
+        if self._departing is not None:
+            self._departing.set()
+        super().abort(reset)
+
+    def _end_soon(self) -> None:
+        """Close the port, which may take until the line has sent everything, and end then."""
+        self._stop_gathering()
+        if self._hand is not None:
+            self._hand.stop()
+        handle = self._reading_handle
+        if handle is None:  # detached
+            super()._end_soon()
+            return
+        fd = handle.fd
+        file: Any = self._let_go(_take)
+        if file is None:  # closed behind our back
+            super()._end_soon()
+            return
+        hurry = self._departing = threading.Event()
+        if self._close_reason is CloseReason.ABORT:
+            hurry.set()
+        DEPARTURES.run(self._loop, _device_of(fd), lambda: self._depart(file, fd, hurry))
+
+    def _depart(self, file: Any, fd: int, hurry: threading.Event) -> None:
+        """In a thread: let the line send, close, and have the loop tell."""
+        error = None
+        try:
+            if isinstance(file, PumpedPort):
+                file.drain(hurry)
+            elif syscalls.isatty(fd):
+                settings = getattr(file, "settings", None) or SerialSettings()
+                if hurry.is_set() or not wait_sent(fd, settings, hurry):
+                    serial_line.discard_output(fd)
+                if self._hand is not None:
+                    self._hand.end()
+        except OSError:
+            pass  # unplugged: nothing is left to be sent
+        try:
+            file.close()
+        except OSError as exc:
+            error = exc
+        try:
+            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
+        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
+            self._state = State.CLOSED
+
+    def _departed(self, error: OSError | None) -> None:
+        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
+            self._report("closing the port failed", error)
+        if self._closing_timer is not None:
+            self._closing_timer.cancel()
+            self._closing_timer = None
+        self._step(Event.TURN)
+
+
+def _take(handle: Handle) -> Any:
+    """Let go of the descriptor without closing it; None if it is somebody else's file by now."""
+    return handle.release() if handle.fd >= 0 else None
+
+
+def _device_of(fd: int) -> int | None:
+    try:
+        return syscalls.fstat(fd).st_rdev
+    except OSError:
+        return None
+
+
+def _has_own_descriptor(instance: Any) -> bool:
+    """Whether reading and writing its descriptor is all that the port's class does."""
+    if isinstance(instance, Port):
+        return True
+    home = getattr(getattr(type(instance), "read", None), "__module__", None)
+    writes = getattr(getattr(type(instance), "write", None), "__module__", None)
+    return home == writes and home in ("serial.serialposix", "serial.urlhandler.protocol_socket")
+
+

@@ -1,0 +1,48 @@
+"""Terminals for the tests of serial ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import termios
+import tty
+from collections.abc import Iterator
+
+__all__ = ["Terminal", "terminal"]
+
+
+class Terminal:
+    """A pair of terminals: ``path`` is a port, and this is the device behind it."""
+
+    def __init__(self) -> None:
+        self.master, slave = os.openpty()
+        self.path = os.ttyname(slave)
+        tty.setraw(self.master)
+        os.close(slave)
+        os.set_blocking(self.master, False)
+
+    def close(self) -> None:
+        if self.master >= 0:
+            os.close(self.master)
+        self.master = -1
+
+    def send(self, data: bytes) -> None:
+        assert os.write(self.master, data) == len(data)
+
+    def received(self) -> bytes:
+        """What has come; nothing is b''."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            return os.read(self.master, 65536)
+        return b""
+
+    def modes(self) -> list[object]:
+        return termios.tcgetattr(self.master)
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[Terminal]:
+    made = Terminal()
+    try:
+        yield made
+    finally:
+        made.close()
