@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from loop_stalls import Longest
+
 from fdtransport import serial
 from fdtransport.testing.observe import idle_cost, pattern, until
 
@@ -223,6 +225,237 @@ async def the_usb_port_gives_back(host: Host) -> str:
     assert bytes(log.data) == every
     await closed(transport, log)
     return f"{len(every)} bytes"
+
+
+@check
+async def the_driver_counts(host: Host) -> str:
+    one, its_log = await opened(ONE)
+    other, other_log = await opened(OTHER)
+    before, other_before = one.counters(), other.counters()
+    one.write(bytes(1000))
+    await until(lambda: len(other_log.data) >= 1000, "all came", 10)
+    await one.drain_wire()
+    assert one.counters().tx - before.tx == 1000
+    assert other.counters().rx - other_before.rx == 1000
+    assert other.counters().overrun == other_before.overrun
+    await closed(one, its_log)
+    await closed(other, other_log)
+    return "tx 1000 here, rx 1000 there"
+
+
+@check
+async def a_break_is_told_between_the_bytes(host: Host) -> str:
+    errors: list[Any] = []
+    one, log = await opened(ONE, on_line_error=errors.append)
+    other, other_log = await opened(OTHER)
+    before = one.counters()
+    every = bytes(range(256))
+    other.write(every)
+    await until(lambda: len(log.data) >= 256, "all came", 10)
+    await host.ask("break", port="pair1")
+    await until(lambda: errors, "the break was told", 10)
+    other.write(b"after")
+    await until(lambda: len(log.data) >= 261, "the rest came", 10)
+    assert bytes(log.data) == every + b"after", "marks are no data, and FF is data"
+    assert errors == [serial.LineError("break", 256, None)], errors
+    assert one.counters().brk - before.brk == 1
+    await closed(other, other_log)
+    await closed(one, log)
+    return f"{errors[0]}, and the driver counted it"
+
+
+@check
+async def a_break_that_nobody_asked_about_is_a_zero(host: Host) -> str:
+    one, log = await opened(ONE)
+    await host.ask("break", port="pair1")
+    await until(lambda: log.data, "it came", 10)
+    assert bytes(log.data) == b"\0"
+    await closed(one, log)
+    return "b'\\x00', as pyserial has it"
+
+
+@check
+async def a_break_at_the_usb_port_is_told(host: Host) -> str:
+    errors: list[Any] = []
+    transport, log = await opened(USB, on_line_error=errors.append)
+    await host.ask("break", port="usb")
+    await until(lambda: errors, "the break was told", 10)
+    assert errors[0].kind == "break"
+    await closed(transport, log)
+    return str(errors[0])
+
+
+@check
+async def a_break_that_we_send_arrives(host: Host) -> str:
+    errors: list[Any] = []
+    modem, log = await opened(MODEM, on_line_error=errors.append)
+    gadget, its_log = await opened(GADGET, 9600)  # it has no rate, and says so
+    before = modem.counters().brk
+    began = time.monotonic()
+    await gadget.send_break(0.1)
+    seconds = time.monotonic() - began
+    await until(lambda: modem.counters().brk > before, "it was counted", 10)
+    assert seconds >= 0.1
+    await closed(gadget, its_log)
+    await closed(modem, log)
+    return f"{modem_break(errors)}, counted once, after {seconds:.2f} s"
+
+
+def modem_break(errors: list[Any]) -> str:
+    return str(errors[0]) if errors else "no mark (this driver has none)"
+
+
+@check
+async def low_latency_is_set_and_put_back(host: Host) -> str:
+    for path in (ONE, USB):
+        with beside(path) as fd:
+            before = flags_of(fd)
+            transport, log = await opened(path, low_latency=True)
+            assert flags_of(fd) & LOW_LATENCY, hex(flags_of(fd))
+            await closed(transport, log)
+            assert flags_of(fd) == before, (hex(flags_of(fd)), hex(before))
+    return "ASYNC_LOW_LATENCY on both, and as before after it"
+
+
+LOW_LATENCY = 1 << 13
+
+
+def flags_of(fd: int) -> int:
+    """TIOCGSERIAL: the fifth number."""
+    answer = array.array("i", [0] * 32)
+    fcntl.ioctl(fd, termios.TIOCGSERIAL, answer)
+    return answer[4]
+
+
+@check
+async def carrier_comes_and_goes(host: Host) -> str:
+    transport, log = await opened(MODEM)
+    assert not (await transport.modem_lines()).cd
+    changes = transport.modem_changes("cd")
+    other = asyncio.ensure_future(transport.modem_changes("cd", "dsr").__anext__())
+    told = asyncio.ensure_future(changes.__anext__())
+    await asyncio.sleep(0.1)
+    assert not told.done()
+    began = time.monotonic()
+    with beside(GADGET):
+        change = await asyncio.wait_for(told, 10)
+        seconds = time.monotonic() - began
+        assert change.lines.cd
+        assert change.lines.dsr
+        assert change.edges == {"cd": 1}, change
+        assert (await asyncio.wait_for(other, 10)).edges == {"cd": 1, "dsr": 1}
+    change = await asyncio.wait_for(changes.__anext__(), 10)
+    assert not change.lines.cd
+    for _ in range(3):  # while nobody looks
+        with beside(GADGET):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)
+    change = await asyncio.wait_for(changes.__anext__(), 10)
+    assert not change.lines.cd
+    edges = change.edges["cd"]
+    assert edges == 6, change
+    waiting = asyncio.ensure_future(changes.__anext__())
+    await asyncio.sleep(0)
+    await closed(transport, log)
+    try:
+        await asyncio.wait_for(waiting, 10)
+    except StopAsyncIteration:
+        pass
+    else:
+        raise AssertionError("it goes on after the transport")
+    return f"told after {seconds * 1000:.0f} ms; {edges} edges that nobody waited for"
+
+
+@check
+async def modem_calls_leave_the_loop_alone(host: Host) -> str:
+    seen = []
+    for path in (ONE, USB, MODEM):
+        transport, log = await opened(path)
+        with Longest() as longest:
+            for on in (False, True):
+                await transport.set_modem_lines(dtr=on, rts=on)
+                lines_now = await transport.modem_lines()
+                assert lines_now.dtr is on
+                assert lines_now.rts is on
+            await transport.reconfigure(baudrate=19200)
+            await transport.drain_wire()
+        seen.append(f"{path} {longest.seconds * 1000:.1f} ms")
+        await closed(transport, log)
+    return ", ".join(seen)
+
+
+@check
+async def reconfiguring_keeps_the_lines_and_what_has_come(host: Host) -> str:
+    one, log = await opened(ONE, dtr=True, rts=False)
+    other, other_log = await opened(OTHER)
+    one.pause_reading()
+    other.write(b"before")
+    await until(lambda: one.serial.in_waiting >= 6, "it came", 10)
+    fd = one.serial.fileno()
+    settings = await one.reconfigure(baudrate=57600, parity="O")
+    assert (settings.baudrate, settings.parity) == (57600, "O")
+    assert lines(fd) & DTR
+    assert not lines(fd) & RTS
+    one.resume_reading()
+    await until(lambda: len(log.data) >= 6, "it is still there", 10)
+    assert bytes(log.data) == b"before"
+    await closed(one, log)
+    await closed(other, other_log)
+    return "57600 8O1 with DTR on, RTS off and six bytes"
+
+
+@check
+async def the_wire_is_drained(host: Host) -> str:
+    one, log = await opened(ONE)
+    other, other_log = await opened(OTHER)
+    began = asyncio.get_running_loop().time()
+    one.write(bytes(5000))
+    left = await one.drain_wire() - began
+    assert one.serial.out_waiting == 0
+    await until(lambda: len(other_log.data) >= 5000, "all came", 10)
+    await closed(one, log)
+    await closed(other, other_log)
+    return f"5000 bytes had left after {left:.2f} s"
+
+
+@check
+async def rts_is_the_direction_where_the_driver_has_no_rs485(host: Host) -> str:
+    direction = serial.RS485(delay_after_send=0.3)
+    one, log = await opened(ONE, rs485=direction)
+    other, other_log = await opened(OTHER)
+    fd = one.serial.fileno()
+    assert not lines(fd) & RTS, "it does not listen at first"
+    one.write(b"question")
+    await until(lambda: lines(fd) & RTS, "it sends", 5)
+    await until(lambda: len(other_log.data) >= 8, "the question came", 10)
+    await until(lambda: not lines(fd) & RTS, "it listens again", 5)
+    other.write(b"answer")
+    await until(lambda: len(log.data) >= 6, "the answer came", 10)
+    await closed(one, log)
+    await closed(other, other_log)
+    return "RTS off, on for the question, off for the answer"
+
+
+@check
+async def a_frame_is_one_call(host: Host) -> str:
+    calls: list[bytes] = []
+
+    class Frames(Log):
+        def data_received(self, data: bytes) -> None:
+            calls.append(data)
+
+    one, log = await serial.connect_serial(Frames, ONE, 115200, read_gap=0.2)
+    other, other_log = await opened(OTHER)
+    frames = [bytes([n]) * 200 for n in range(3)]
+    for number, frame in enumerate(frames, 1):
+        for byte in range(0, 200, 50):
+            other.write(frame[byte : byte + 50])
+            await asyncio.sleep(0.01)
+        await until(lambda number=number: len(calls) >= number, "the frame came", 10)
+    assert calls == frames
+    await closed(one, log)
+    await closed(other, other_log)
+    return "3 frames of 4 writes each"
 
 
 @check

@@ -32,9 +32,7 @@ class Host:
     async def ask(self, what: str, **arguments: Any) -> Any:
         """Have it done: ``break`` on a port, ``unplug`` or ``plug`` of the USB port."""
         self.tell(ask=what, **arguments)
-        answer = json.loads(await asyncio.to_thread(self._file.readline))
-        assert "error" not in answer, answer
-        return answer
+        return json.loads(await asyncio.to_thread(self._file.readline))["done"]
 
 
 def main() -> None:

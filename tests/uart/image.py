@@ -106,6 +106,7 @@ def make(unpacked: Unpacked, out: BinaryIO, environment: str = "", arguments: st
             archive.tree(source, Path("/packages", source.name))
     archive.tree(PROJECT / "fdtransport")
     archive.tree(Path(__file__).parent)
+    archive.copy(Path(__file__).parents[1] / "loop_stalls.py")
     init = INIT.format(
         modules=" ".join(module.stem for module in modules), project=PROJECT, python=python,
         environment=environment, arguments=arguments,

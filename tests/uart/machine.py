@@ -20,7 +20,8 @@ from .packages import Unpacked, unpacked
 
 #: Seconds for the whole run. The start takes 20 to 40 of them in software emulation.
 PATIENCE = 300
-USB = {"driver": "usb-serial", "chardev": "usb", "id": "usbport", "bus": "usb.0"}
+#: What is behind ttyS0 and so on.
+PORTS = ("console", "pair1", "pair2", "control")
 
 
 @dataclass
@@ -70,26 +71,23 @@ class Machine:
         with contextlib.ExitStack() as stack:
             near, far = (stack.enter_context(sock) for sock in socket.socketpair())
             monitor, its = (stack.enter_context(sock) for sock in socket.socketpair())
-            echo, usb = (stack.enter_context(sock) for sock in socket.socketpair())
             log = stack.enter_context(open(self._folder / "log", "wb"))
             process = subprocess.Popen(
-                self._command(archive, far.fileno(), its.fileno(), usb.fileno()), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, pass_fds=(far.fileno(), its.fileno(), usb.fileno()),
+                self._command(archive, far.fileno(), its.fileno()), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, pass_fds=(far.fileno(), its.fileno()),
                 env={**os.environ, "LD_LIBRARY_PATH": self._packages.libraries},
             )  # fmt: skip
-            for sock in (far, its, usb):
+            for sock in (far, its):
                 sock.close()
-            echoing = threading.Thread(target=_echo, args=(echo,))
-            echoing.start()
+            plug = stack.enter_context(Plug(self._folder / "usb"))
             try:
-                self._serve(near, Monitor(monitor))
+                self._serve(near, Monitor(monitor), plug)
             except (OSError, ValueError) as exc:
                 report.trouble = f"{type(exc).__name__}: {exc}"
             finally:
                 if process.poll() is None:
                     process.terminate()
                 status = process.wait(10)
-                echoing.join()
         report.seconds = time.monotonic() - self._began
         if report.trouble:
             said = (self._folder / "log").read_bytes() + self._console()
@@ -100,14 +98,14 @@ class Machine:
         console = self._folder / "console"
         return console.read_bytes() if console.exists() else b""
 
-    def _command(self, archive: Path, control: int, monitor: int, usb: int) -> list[str]:
+    def _command(self, archive: Path, control: int, monitor: int) -> list[str]:
         chardevs = [
             f"file,id=console,path={self._folder / 'console'}",
             f"socket,id=pair1,path={self._folder / 'pair'},server=on,wait=off",
             f"socket,id=pair2,path={self._folder / 'pair'}",
             f"socket,id=control,fd={control}",
             f"socket,id=monitor,fd={monitor}",
-            f"socket,id=usb,fd={usb}",
+            f"socket,id=usb,path={self._folder / 'usb'},server=on,wait=off",
         ]
         return [
             *self._packages.qemu, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
@@ -115,19 +113,25 @@ class Machine:
             "-kernel", str(self._packages.kernel), "-initrd", str(archive),
             "-append", "console=ttyS0 panic=-1 mitigations=off quiet rdinit=/init",
             *(word for chardev in chardevs for word in ("-chardev", chardev)),
-            *(word for name in ("console", "pair1", "pair2", "control") for word in ("-serial", f"chardev:{name}")),
+            *(word for name in PORTS for word in ("-serial", f"chardev:{name}")),
             "-mon", "chardev=monitor,mode=control",
-            "-device", ",".join([USB["driver"], *(f"{k}={v}" for k, v in USB.items() if k != "driver")]),
+            "-device", "usb-serial,chardev=usb,bus=usb.0",
         ]  # fmt: skip
 
-    def _serve(self, control: socket.socket, monitor: Monitor) -> None:
+    def _serve(self, control: socket.socket, monitor: Monitor, plug: Plug) -> None:
         """Answer the guest until it has told everything."""
+        actions: dict[str, Callable[..., Any]] = {
+            "break": lambda port: monitor.call("chardev-send-break", id=port),
+            "unplug": plug.out,
+            "plug": plug.into,
+        }
         for line in _lines(control, self._began + PATIENCE):
             said: dict[str, Any] = json.loads(line)
             if "ask" in said:
                 asked = said.pop("ask")
                 self._tell(f"        asked for {asked} {said or ''}")
-                control.sendall(json.dumps(monitor.do(asked, **said)).encode() + b"\n")
+                answer = actions[asked](**said)
+                control.sendall(json.dumps({"done": answer}).encode() + b"\n")
             elif "check" in said:
                 where = self._report.passed if said["ok"] else self._report.failed
                 where[said["check"]] = said["text"]
@@ -141,31 +145,66 @@ class Machine:
 
 
 class Monitor:
-    """What the guest may ask for, by qemu's monitor (QMP)."""
+    """qemu's monitor (QMP)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lines = _lines(sock, time.monotonic() + PATIENCE)
         self._ready = False
 
-    def do(self, asked: str, **arguments: Any) -> Any:
-        actions: dict[str, Callable[..., Any]] = {
-            "break": lambda port: self._call("chardev-send-break", id=port),
-            "unplug": lambda: self._call("device_del", id=USB["id"]),
-            "plug": lambda: self._call("device_add", **USB),
-        }
-        return actions[asked](**arguments)
-
-    def _call(self, command: str, **arguments: Any) -> Any:
+    def call(self, command: str, **arguments: Any) -> Any:
         if not self._ready:
             self._ready = True
-            self._call("qmp_capabilities")
+            self.call("qmp_capabilities")
         self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         for line in self._lines:
             answer = json.loads(line)
-            if "return" in answer or "error" in answer:  # and not an event, or the greeting
-                return answer
+            if "error" in answer:
+                raise ValueError(f"{command}: {answer['error']}")
+            if "return" in answer:  # and not an event, or the greeting
+                return answer["return"]
         raise ValueError("the monitor ended")
+
+
+class Plug:
+    """The USB port's cable: the port is plugged in for as long as this is connected, and gives back what it
+    gets. (Taking the device away by the monitor, ``device_del``, ends qemu 7.2 if bytes are under way.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sock: socket.socket | None = None
+        self._echo = threading.Thread()
+
+    def into(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        for _ in range(100):  # qemu makes the socket in its own time
+            try:
+                sock.connect(str(self._path))
+                break
+            except OSError:
+                time.sleep(0.05)
+        else:
+            sock.close()
+            raise ValueError("qemu has made no socket for the USB port")
+        self._sock = sock
+        self._echo = threading.Thread(target=_echo, args=(sock,))
+        self._echo.start()
+
+    def out(self) -> None:
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+            self._echo.join()
+            self._sock.close()
+            self._sock = None
+
+    def __enter__(self) -> Plug:
+        self.into()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.out()
 
 
 def _lines(sock: socket.socket, until: float) -> Iterator[bytes]:
