@@ -29,7 +29,15 @@ from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
 from .relay import Relay, RelayResult, relay
-from .serial import SerialError, SerialSettings, SerialTransport, connect_serial, open_serial
+from .serial import (
+    ReconnectingSerial,
+    SerialError,
+    SerialSettings,
+    SerialTransport,
+    connect_serial,
+    list_ports,
+    open_serial,
+)
 from .sessions import DatagramServer, SessionTransport, create_datagram_server
 from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
@@ -61,6 +69,7 @@ __all__ = [
     "PtyPortTransport",
     "PtyProcessTransport",
     "PtyTransport",
+    "ReconnectingSerial",
     "Relay",
     "RelayResult",
     "SerialError",
@@ -96,6 +105,7 @@ __all__ = [
     "create_subprocess_shell",
     "create_unix_connection",
     "create_unix_server",
+    "list_ports",
     "listen_url",
     "new_event_loop",
     "open_connection",

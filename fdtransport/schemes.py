@@ -19,7 +19,7 @@ from .datagrams import create_datagram_endpoint
 from .fd import connect_fd
 from .fifo import connect_fifo
 from .pty_port import connect_pty
-from .serial import connect_serial
+from .serial_connect import connect_serial
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio

@@ -283,6 +283,10 @@ class FilePort(Port):
         super().__init__(file.path, file.settings)
         self.file: SerialFile = file
         self._rs485: Any = None
+        self.lines_set: dict[str, bool] = {
+            name: on for name, on in (("dtr", file.opening.dtr), ("rts", file.opening.rts)) if on is not None
+        }
+        """DTR and RTS, where somebody has set them."""
         self.on_line_error: Callable[[LineError], object] | None = None
         self._rts = file.opening.rts is not False
         self._dtr = file.opening.dtr is not False
@@ -348,6 +352,19 @@ class FilePort(Port):
 
     def _set_lines(self, on: int, off: int) -> None:
         serial_line.set_modem_lines(self.file.fd, on, off)
+        lines = (serial_line.DTR, serial_line.RTS)
+        self.note_lines(*(True if on & line else False if off & line else None for line in lines))
+
+    def note_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        super().note_lines(dtr, rts)
+        for name, on in (("dtr", dtr), ("rts", rts)):
+            if on is not None:
+                self.lines_set[name] = on
+
+    @property
+    def asked_baudrate(self) -> int:
+        """The speed that was asked for, which the driver may have rounded."""
+        return self.file.asked.baudrate
 
     def _lines(self) -> int:
         return serial_line.modem_lines(self.file.fd)

@@ -29,7 +29,7 @@ from .errors import Meaning, meaning
 from .serial_modem import ModemChanges, ModemLines
 from .serial_port import FilePort, Port
 
-__all__ = ["SerialTransport"]
+__all__ = ["SerialTransport", "checked_timeout"]
 
 T = TypeVar("T")
 
@@ -366,9 +366,7 @@ class SerialTransport(FrameReading):
 
     @close_timeout.setter
     def close_timeout(self, seconds: float | None) -> None:
-        if seconds is not None and seconds < 0:
-            raise ValueError(f"close_timeout is a number of seconds or None, not {seconds!r}")
-        self._close_timeout = seconds
+        self._close_timeout = checked_timeout(seconds)
 
     def close(self) -> None:
         super().close()
@@ -430,6 +428,12 @@ class SerialTransport(FrameReading):
             self._closing_timer.cancel()
             self._closing_timer = None
         self._step(Event.TURN)
+
+
+def checked_timeout(seconds: float | None) -> float | None:
+    if seconds is not None and seconds < 0:
+        raise ValueError(f"close_timeout is a number of seconds from 0 on, or None, not {seconds!r}")
+    return seconds
 
 
 def _take(handle: Handle) -> Any:

@@ -21,10 +21,13 @@ FLOORS = {
     "_core.flow": 1,
     "_core.queues": 1,
     "urls": 1,
+    "_core.parmrk": 1,
+    "_core.file_events": 1.1,
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
     "_core.child": 1.3,
+    "_core.serial_marks": 1.25,
     "_core.serial_line": 1.25,
     "_core.serial_sending": 1.26,
     "_core.serial_rs485": 1.27,
@@ -65,12 +68,18 @@ ADAPTERS = 3
 BUILDS_ON = {
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
-    "pty_process": {"pty"}, "serial": {"serial_modem", "serial_port", "serial_transport", "serial_urls"},
-    "serial_transport": {"serial_modem", "serial_port"}, "serial_urls": {"serial_port"},
+    "pty_process": {"pty"}, "serial_transport": {"serial_modem", "serial_port"},
+    "serial_urls": {"serial_port"}, "serial_connect": {"serial_port", "serial_transport", "serial_urls"},
+    "serial_reconnect": {"serial_connect", "serial_port", "serial_transport"},
+    "serial_ports": {"serial_urls"},
+    "serial": {
+        "serial_connect", "serial_modem", "serial_port", "serial_ports", "serial_reconnect",
+        "serial_transport", "serial_urls",
+    },
     "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
-PURE = ("_core.lifecycle", "_core.flow", "_core.queues")
+PURE = ("_core.lifecycle", "_core.flow", "_core.parmrk", "_core.queues")
 #: What opens, closes, reads, writes or controls a descriptor, and has its door in _core/syscalls.py.
 KERNEL = {
     "os": {

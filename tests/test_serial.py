@@ -226,7 +226,11 @@ async def test_what_cannot_be_opened_says_why(port: Terminal, tmp_path: Any) -> 
     await refused(errno.ENOTTY, "neither an RS-485", url=port.path, rs485=serial.RS485())
     with pytest.raises(FileNotFoundError):
         await connect_serial(RecordingProtocol, "/dev/no such")
-    for wrong in ({"baudrate": 0}, {"parity": "X"}, {"bytesize": True}, {"read_gap": -1}):
+    wrong: dict[str, Any]
+    for wrong in (
+        {"baudrate": 0}, {"baudrate": "fast"}, {"baudrate": 9600.0}, {"parity": "X"}, {"parity": []},
+        {"stopbits": True}, {"rtscts": 1}, {"bytesize": None}, {"read_gap": -1}, {"close_timeout": -1},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             await connect_serial(RecordingProtocol, port.path, **wrong)
 

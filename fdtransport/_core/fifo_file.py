@@ -7,10 +7,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from ..errors import EndpointError
 from . import syscalls
+from .file_events import file_events
 
 __all__ = ["FLAGS", "Path", "opened_fifo"]
 
@@ -91,7 +92,7 @@ async def _open_for_writing(path: str | bytes) -> int:
     if fd is not None:
         return fd
     patience = PATIENCE
-    with _openings(path) as opened:
+    with file_events([(path, syscalls.IN_OPEN, None)]) as (opened, _):
         while True:
             opened.clear()
             fd = _try_to_open(path)  # only now that it is watched: none can slip through in between
@@ -101,34 +102,3 @@ async def _open_for_writing(path: str | bytes) -> int:
                 async with asyncio.timeout(patience):
                     await opened.wait()
             patience = min(patience * 2, MOST_PATIENCE)
-
-
-@contextlib.contextmanager
-def _openings(path: str | bytes) -> Iterator[asyncio.Event]:
-    """An event that is set each time somebody has opened the file at *path*, where inotify tells."""
-    opened = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def tell() -> None:
-        try:
-            syscalls.read(watch, 4096)
-        except BlockingIOError:
-            pass
-        except OSError:
-            loop.remove_reader(watch)  # it would be called for ever; the timer goes on
-        opened.set()
-
-    try:
-        watch = syscalls.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        yield opened  # not here, or no more instances for this user
-        return
-    try:
-        with contextlib.suppress(OSError):
-            syscalls.inotify_add_watch(watch, os.fsencode(path), syscalls.IN_OPEN)
-            loop.add_reader(watch, tell)
-        yield opened
-    finally:
-        loop.remove_reader(watch)
-        with contextlib.suppress(OSError):
-            syscalls.close(watch)

@@ -6,13 +6,12 @@ bit, ``FF 00 00`` for a break, and ``FF FF`` for a character FF that is as it sh
 
 from __future__ import annotations
 
-import re
 from typing import Literal, NamedTuple
 
 __all__ = ["Decoder", "LineError"]
 
 _MARK = b"\xff"
-_MARKS = re.compile(rb"\xff(?:\xff|\x00(.))", re.DOTALL)
+_DAMAGED = b"\xff\x00"
 
 
 class LineError(NamedTuple):
@@ -52,25 +51,20 @@ class Decoder:
         place = 0
         while (mark := marked.find(_MARK, place)) >= 0:
             plain += marked[place:mark]
-            found = _MARKS.match(marked, mark)
-            if found is None:
-                if marked[mark:] in (b"\xff", b"\xff\x00"):
-                    self._cut = marked[mark:]
-                    place = len(marked)
-                    break
-                plain += _MARK  # the kernel gives no such thing
-                place = mark + 1
-                continue
-            place = found.end()
-            if found[1] is None:
-                plain += _MARK
+            found = marked[mark : mark + 3]
+            if found in (_MARK, _DAMAGED):
+                self._cut = found
+                place = len(marked)
+                break
+            if found.startswith(_DAMAGED):
+                byte = found[2]
+                kind: Literal["break", "damaged"] = "damaged" if byte else "break"
+                errors.append(LineError(kind, self.offset + len(plain), byte or None))
+                plain += found[2:] if byte else b""
+                place = mark + 3
             else:
-                byte = found[1][0]
-                errors.append(
-                    LineError("damaged" if byte else "break", self.offset + len(plain), byte or None)
-                )
-                if byte:
-                    plain += found[1]
+                plain += _MARK
+                place = mark + (2 if found.startswith(_MARK * 2) else 1)  # the kernel gives nothing else
         plain += marked[place:]
         self.offset += len(plain)
         return bytes(plain), errors

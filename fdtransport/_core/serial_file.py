@@ -46,7 +46,16 @@ class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
     __slots__ = (
-        "_before", "_locked", "_ours", "_rs485_before", "device", "fd", "opening", "path", "rs485_by_hand",
+        "_before",
+        "_locked",
+        "_ours",
+        "_rs485_before",
+        "asked",
+        "device",
+        "fd",
+        "opening",
+        "path",
+        "rs485_by_hand",
         "settings",
     )  # fmt: skip
 
@@ -59,7 +68,7 @@ class SerialFile:
         self._rs485_before: tuple[RS485 | None] | None = None
         self.rs485_by_hand: RS485 | None = None
         """What the driver cannot do, and is for the transport to do."""
-        self.settings = settings
+        self.settings = self.asked = settings
         self.fd = -1
         self._before: Attributes | None = None
         self._ours: Attributes | None = None
@@ -188,6 +197,7 @@ class SerialFile:
             serial_line.set_attributes(fd, before)
             self._ours = before
             raise serial_error(errno.EINVAL, f"{self.path} has not {missing}{_hint(self.path)}")
+        self.asked = settings
         self.settings = got if self.opening.strict else replace(settings, baudrate=got.baudrate)
 
     def fileno(self) -> int:

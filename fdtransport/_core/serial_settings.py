@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 __all__ = ["Parity", "SerialSettings", "SettingsChanges"]
 
@@ -34,12 +34,14 @@ class SerialSettings:
     """Flow control by the lines RTS and CTS, which the driver then serves."""
 
     def __post_init__(self) -> None:
-        _check("baudrate", self.baudrate, range(1, _MOST_BAUD + 1), f"a whole number from 1 to {_MOST_BAUD}")
-        _check("bytesize", self.bytesize, (5, 6, 7, 8), "5, 6, 7 or 8")
-        _check("parity", self.parity, ("N", "E", "O", "M", "S"), "'N', 'E', 'O', 'M' or 'S'")
-        _check("stopbits", self.stopbits, (1, 1.5, 2), "1, 1.5 or 2")
-        for name in ("xonxoff", "rtscts"):
-            _check(name, getattr(self, name), (True, False), "True or False")
+        baud = self.baudrate
+        if not isinstance(baud, int) or isinstance(baud, bool) or not 1 <= baud <= _MOST_BAUD:
+            raise ValueError(f"baudrate is a whole number from 1 to {_MOST_BAUD}, not {baud!r}")
+        _check("bytesize", self.bytesize, 5, 6, 7, 8)
+        _check("parity", self.parity, "N", "E", "O", "M", "S")
+        _check("stopbits", self.stopbits, 1, 1.5, 2)
+        _check("xonxoff", self.xonxoff, False, True)
+        _check("rtscts", self.rtscts, False, True)
 
     @property
     def bits(self) -> float:
@@ -63,10 +65,7 @@ class SettingsChanges(TypedDict, total=False):
     rtscts: bool
 
 
-def _check(name: str, value: Any, allowed: Any, words: str) -> None:
-    try:
-        fits = value in allowed
-    except TypeError:
-        fits = False
-    if not fits or (isinstance(value, bool) and True not in (allowed if isinstance(allowed, tuple) else ())):
-        raise ValueError(f"{name} of a serial port is {words}, not {value!r}")
+def _check(name: str, value: object, *allowed: object) -> None:
+    if value not in allowed or isinstance(value, bool) is not isinstance(allowed[0], bool):
+        *most, last = map(repr, allowed)
+        raise ValueError(f"{name} of a serial port is {', '.join(most)} or {last}, not {value!r}")

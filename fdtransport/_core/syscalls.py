@@ -276,7 +276,8 @@ def open_slave(master: int) -> int:
     return int(ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
 
 
-IN_OPEN = 0x20
+#: Masks of inotify(7).
+IN_ATTRIB, IN_OPEN, IN_MOVED_TO, IN_CREATE = 0x4, 0x20, 0x80, 0x100
 
 
 def _of_libc(name: str, arguments: tuple[str, ...]) -> Any:
