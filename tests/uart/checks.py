@@ -65,7 +65,7 @@ async def closed(transport: Any, log: Log) -> None:
 
 @contextmanager
 def beside(path: str) -> Iterator[int]:
-    """A descriptor of our own, which sees what the library did to the port and changes nothing."""
+    """A descriptor of our own, to see what the library does to the port; opening it raises DTR and RTS."""
     fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         yield fd
@@ -169,15 +169,15 @@ async def all_bytes_are_data(host: Host) -> str:
 
 @check
 async def lines_at_the_opening(host: Host) -> str:
-    seen = []
-    for dtr, rts in ((None, None), (True, False), (False, True), (False, False)):
-        transport, log = await opened(ONE, dtr=dtr, rts=rts)
-        now = lines(transport.serial.fileno())
-        assert bool(now & DTR) == (dtr is not False), (dtr, rts, hex(now))
-        assert bool(now & RTS) == (rts is not False), (dtr, rts, hex(now))
-        await closed(transport, log)
-        seen.append(f"{dtr}/{rts}")
-    return ", ".join(seen)
+    states = ((None, None), (True, False), (False, True), (False, False))
+    for path in (ONE, USB, MODEM):
+        for dtr, rts in states:
+            transport, log = await opened(path, dtr=dtr, rts=rts)
+            now = lines(transport.serial.fileno())
+            assert bool(now & DTR) == (dtr is not False), (path, dtr, rts, hex(now))
+            assert bool(now & RTS) == (rts is not False), (path, dtr, rts, hex(now))
+            await closed(transport, log)
+    return f"{len(states)} states of three drivers"
 
 
 @check
@@ -272,17 +272,6 @@ async def a_break_that_nobody_asked_about_is_a_zero(host: Host) -> str:
     assert bytes(log.data) == b"\0"
     await closed(one, log)
     return "b'\\x00', as pyserial has it"
-
-
-@check
-async def a_break_at_the_usb_port_is_told(host: Host) -> str:
-    errors: list[Any] = []
-    transport, log = await opened(USB, on_line_error=errors.append)
-    await host.ask("break", port="usb")
-    await until(lambda: errors, "the break was told", 10)
-    assert errors[0].kind == "break"
-    await closed(transport, log)
-    return str(errors[0])
 
 
 @check
@@ -500,3 +489,48 @@ async def plugged(host: Host) -> None:
     await host.ask("plug")
     await until(lambda: os.path.exists(USB), "the port is there again", 20)
 
+
+
+@check
+async def plugging_in_again_goes_on(host: Host) -> str:
+    waits: list[Any] = []
+    times: list[float] = []
+    port = serial.ReconnectingSerial(USB, 115200, on_wait=waits.append)
+    transport, log = await port.connect(Log)
+    await transport.reconfigure(baudrate=57600, parity="E")
+    await transport.set_modem_lines(rts=False)
+    for _ in range(3):
+        await asyncio.sleep(1.1)  # one that goes at once would be waited for
+        await host.ask("unplug")
+        await until(lambda log=log: log.lost, "it was told", 10)
+        again = asyncio.ensure_future(port.connect(Log))
+        await until(lambda: not os.path.exists(USB), "the port has gone", 10)
+        await asyncio.sleep(0.3)
+        idle = await idle_cost(0.5)
+        assert idle.wakeups < 10, str(idle)
+        assert not again.done()
+        await host.ask("plug")
+        await until(lambda: os.path.exists(USB), "the port is there again", 20)
+        appeared = time.monotonic()
+        transport, log = await asyncio.wait_for(again, 10)
+        times.append(time.monotonic() - appeared)
+        assert not (await transport.modem_lines()).rts
+        modes = termios.tcgetattr(transport.serial.fileno())
+        assert modes[5] == termios.B57600
+        assert modes[2] & termios.PARENB
+        transport.write(b"hello")
+        await until(lambda log=log: bytes(log.data) == b"hello", "it goes on", 10)
+    await port.aclose()
+    assert not port.connected
+    slowest = max(times)
+    assert slowest < 1, times  # in emulation; a tenth of it elsewhere
+    return f"open {slowest * 1000:.0f} ms after the device was there, 57600 8E1 and RTS off as before; {waits[0]}"
+
+
+@check
+async def the_ports_are_listed(host: Host) -> str:
+    ports = {port.path: port for port in await serial.list_ports()}
+    assert (ports[USB].vid, ports[USB].pid) == (0x0403, 0x6001), ports[USB]
+    assert ports[MODEM].vid is not None
+    assert ports[ONE].vid is None
+    return ", ".join(sorted(ports))
