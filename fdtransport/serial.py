@@ -1,5 +1,7 @@
 """Serial ports: a drop-in for pyserial-asyncio, and what it does not have.
 
+On Windows, whose serial ports are no descriptors, the transports are pyserial-asyncio's own.
+
 ``from fdtransport import serial as serial_asyncio`` is all that a program for pyserial-asyncio needs. New
 ones use ``connect_serial`` and ``open_serial``. pyserial need not be installed for ports by path; where it
 is, it lends its URL schemes and its exception class.
@@ -27,7 +29,7 @@ from .serial_port import Port
 from .serial_ports import PortInfo, list_ports
 from .serial_reconnect import ReconnectingSerial
 from .serial_transport import SerialTransport, checked_timeout
-from .serial_urls import open_port
+from .serial_urls import WINDOWS, open_port, pyserial_asyncio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = [
@@ -101,6 +103,11 @@ async def create_serial_connection(
 
     :raises SerialError: see ``connect_serial``. :raises ValueError: an argument that pyserial does not have.
     """
+    if WINDOWS:
+        connected: tuple[Any, P] = await pyserial_asyncio().create_serial_connection(
+            loop, protocol_factory, *args, **kwargs
+        )
+        return connected
     close_timeout = checked_timeout(kwargs.pop("close_timeout", None))
     port = await _port_for(*args, **kwargs)
     return await transport_on(loop, protocol_factory, port, close_timeout=close_timeout)
@@ -124,6 +131,12 @@ async def connection_for_serial(
 
     The transport closes it at the end. When this raises, it is the caller's, and open.
     """
+
+    if WINDOWS:
+        connected: tuple[Any, P] = await pyserial_asyncio().connection_for_serial(
+            loop, protocol_factory, serial_instance
+        )
+        return connected
 
     def make(running: Any, file: Any, protocol: Any, waiter: Any) -> SerialTransport:
         return SerialTransport(loop or running, protocol, file, waiter)

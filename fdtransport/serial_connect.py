@@ -15,7 +15,7 @@ from ._core.serial_rs485 import RS485
 from ._core.serial_settings import Parity, SerialSettings
 from .serial_port import FilePort
 from .serial_transport import SerialTransport, checked_timeout
-from .serial_urls import open_port
+from .serial_urls import WINDOWS, open_by_pyserial, open_port, pyserial_asyncio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
 __all__ = ["StrPath", "connect_serial", "open_serial", "transport_on"]
@@ -44,7 +44,7 @@ async def transport_on(
         return await open_transport(make, protocol_factory, port)
     except BaseException:
         device = port.file.device if isinstance(port, FilePort) else None
-        DEPARTURES.run(asyncio.get_running_loop(), device, port.close)
+        DEPARTURES.run(asyncio.get_running_loop(), device, lambda _: port.close())
         raise
 
 
@@ -114,6 +114,13 @@ async def connect_serial(
         exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input, low_latency=low_latency,
         rs485=rs485, mark_errors=on_line_error is not None,
     )  # fmt: skip
+    if WINDOWS:
+        instance = await open_by_pyserial(os.fspath(url), settings, opening, {})
+        loop = asyncio.get_running_loop()
+        connected: tuple[Any, P] = await pyserial_asyncio().connection_for_serial(
+            loop, protocol_factory, instance
+        )
+        return connected
     port = await open_port(os.fspath(url), settings, opening, allow)
     if isinstance(port, FilePort):
         port.on_line_error = on_line_error

@@ -33,6 +33,9 @@ __all__ = ["SerialTransport", "checked_timeout"]
 
 T = TypeVar("T")
 
+#: Seconds for which a thread of the executor may be held by a port that is being closed.
+BRIEFLY = 1.0
+
 
 class SerialTransport(FrameReading):
     """A byte stream on a serial port. Made by ``connect_serial``, and by pyserial-asyncio's functions.
@@ -396,20 +399,14 @@ class SerialTransport(FrameReading):
         hurry = self._departing = threading.Event()
         if self._close_reason is CloseReason.ABORT:
             hurry.set()
-        DEPARTURES.run(self._loop, _device_of(fd), lambda: self._depart(file, fd, hurry))
+        DEPARTURES.run(self._loop, _device_of(fd), lambda briefly: self._depart(file, fd, hurry, briefly))
 
-    def _depart(self, file: Any, fd: int, hurry: threading.Event) -> None:
-        """In a thread: let the line send, close, and have the loop tell."""
+    def _depart(self, file: Any, fd: int, hurry: threading.Event, briefly: bool) -> bool:
+        """In a thread: let the line send, close, and have the loop tell. False when that takes too long."""
         error = None
         try:
-            if isinstance(file, PumpedPort):
-                file.drain(hurry)
-            elif syscalls.isatty(fd):
-                settings = getattr(file, "settings", None) or SerialSettings()
-                if hurry.is_set() or not wait_sent(fd, settings, hurry):
-                    serial_line.discard_output(fd)
-                if self._hand is not None:
-                    self._hand.end()
+            if not self._let_send(file, fd, hurry, BRIEFLY if briefly else None):
+                return False
         except OSError:
             pass  # unplugged: nothing is left to be sent
         try:
@@ -420,6 +417,21 @@ class SerialTransport(FrameReading):
             self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
         except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
             self._state = State.CLOSED
+        return True
+
+    def _let_send(self, file: Any, fd: int, hurry: threading.Event, patience: float | None) -> bool:
+        if isinstance(file, PumpedPort):
+            return file.drain(hurry, patience)
+        if not self._tty:
+            return True
+        sent = None if hurry.is_set() else wait_sent(fd, self.settings, hurry, patience)
+        if sent is False and not hurry.is_set() and patience is not None:
+            return False
+        if not sent:
+            serial_line.discard_output(fd)
+        if self._hand is not None:
+            self._hand.end()
+        return True
 
     def _departed(self, error: OSError | None) -> None:
         if error is not None and error.errno not in (errno.EBADF, errno.EINTR):

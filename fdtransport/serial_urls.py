@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib
+import os
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +21,7 @@ from ._core.serial_file import DEPARTURES, Opening, SerialFile
 from ._core.serial_settings import SerialSettings
 from .serial_port import FilePort, SocketPort
 
-__all__ = ["open_port", "pyserial"]
+__all__ = ["WINDOWS", "open_by_pyserial", "open_port", "pyserial", "pyserial_asyncio"]
 
 #: URL options that do something besides configuring the port, and what that is.
 _GUARDED = {("spy", "file"): "writes a file", ("alt", "class"): "loads a class"}
@@ -57,7 +58,7 @@ async def open_port(
     if scheme == "alt" and "class" not in options:
         _check_options(url, options, "class")
         return await _open_path(parts.netloc + parts.path, settings, opening)
-    return await _open_by_pyserial(url, settings, opening, others)
+    return await open_by_pyserial(url, settings, opening, others)
 
 
 def _check_plain(url: str, opening: Opening) -> None:
@@ -113,6 +114,19 @@ def pyserial(what: str) -> Any:
     return found
 
 
+#: Where a serial port is no descriptor, and pyserial-asyncio has the transport.
+WINDOWS = os.name == "nt"
+
+
+def pyserial_asyncio() -> Any:
+    """The package. :raises SerialError: EPROTONOSUPPORT, it is not installed."""
+    try:
+        return importlib.import_module("serial_asyncio")
+    except ImportError:
+        text = "serial ports of this platform need pyserial-asyncio: pip install fdtransport[serial]"
+        raise serial_error(errno.EPROTONOSUPPORT, text) from None
+
+
 async def _find(url: str) -> str:
     """The path of the port that ``hwgrep://EXPRESSION&n=N&skip_busy`` is about."""
     pyserial(url)
@@ -130,7 +144,7 @@ async def _find(url: str) -> str:
     return await asyncio.get_running_loop().run_in_executor(None, find)
 
 
-async def _open_by_pyserial(
+async def open_by_pyserial(
     url: str, settings: SerialSettings, opening: Opening, others: dict[str, Any]
 ) -> Any:
     serial_for_url = pyserial(url).serial_for_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import errno
 import inspect
 import os
@@ -388,6 +389,28 @@ async def test_close_waits_for_the_line_off_the_loop_and_abort_cuts_that_short()
         transport.close()
         pair.a.set_line("cts", True)
         await lost(protocol)
+
+
+async def test_a_line_that_takes_long_does_not_hold_the_threads_of_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fdtransport.serial_transport.BRIEFLY", 0.01)
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        loop.set_default_executor(executor)
+        async with serial_pair() as pair:
+            transport, protocol = await stalled(pair)
+            transport.close()
+            async with asyncio.timeout(5):
+                await loop.run_in_executor(None, int)
+            assert not protocol.lost
+            pair.a.set_line("cts", True)
+            await lost(protocol)
+            transport, protocol = await stalled(pair)
+            transport.close_timeout = 0.05
+            transport.close()
+            await lost(protocol)
+            assert protocol.reason is None
 
 
 async def test_cancelling_an_opening_leaves_nothing_and_the_port_free(port: Terminal) -> None:

@@ -226,3 +226,26 @@ async def test_an_endpoint_names_a_port_and_its_settings() -> None:
         for wrong in ("?baud=fast", "?parity=X", "?colour=1", "?bits=9"):
             with pytest.raises(ValueError, match=r"."):
                 await connect_url(RecordingProtocol, f"serial:{port.path}{wrong}")
+
+
+async def test_where_ports_are_no_descriptors_the_transport_is_pyserial_asyncios(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serial_asyncio = pytest.importorskip("serial_asyncio")
+    for module in ("serial", "serial_connect"):
+        monkeypatch.setattr(f"fdtransport.{module}.WINDOWS", True)
+    loop = asyncio.get_running_loop()
+    with terminal() as port:
+        for connecting in (
+            connect_serial(RecordingProtocol, port.path, 115200),
+            serial.create_serial_connection(loop, RecordingProtocol, port.path, baudrate=115200),
+            serial.connection_for_serial(loop, RecordingProtocol, pyserial.Serial(port.path)),
+        ):
+            transport, protocol = await connecting
+            assert type(transport) is serial_asyncio.SerialTransport
+            port.send(b"in")
+            await until(lambda p=protocol: p.received == b"in", "it came")
+            await end(transport, protocol)
+    monkeypatch.setitem(sys.modules, "serial_asyncio", None)
+    with pytest.raises(SerialError, match="pyserial-asyncio"):
+        await serial.connection_for_serial(loop, RecordingProtocol, None)

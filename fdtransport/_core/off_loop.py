@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -107,7 +108,7 @@ async def made_off_loop(
     except BaseException:
         found, still = making.leave()
         for made in found:  # it came at the very moment at which nobody wanted it any more
-            departures.run(loop, None, lambda made=made: undo(made))  # type: ignore[misc]
+            departures.run(loop, None, lambda _, made=made: undo(made))  # type: ignore[misc]
         if still:
             departures.add(ticket, None, making.over)
         raise
@@ -122,8 +123,13 @@ class Departures:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._tickets = itertools.count()
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)  # the threads are the parent's
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
         self._under_way: list[tuple[int, int | None, threading.Event]] = []
 
     def ticket(self) -> int:
@@ -134,15 +140,28 @@ class Departures:
             self._under_way = [entry for entry in self._under_way if not entry[2].is_set()]
             self._under_way.append((ticket, device, over))
 
-    def run(self, loop: asyncio.AbstractEventLoop, device: int | None, work: Callable[[], object]) -> None:
-        """Have *work*, which closes *device*, done in a thread."""
+    def run(
+        self, loop: asyncio.AbstractEventLoop, device: int | None, work: Callable[[bool], object]
+    ) -> None:
+        """Have ``work(True)``, which closes *device*, called in a thread of the executor.
+
+        If it takes longer than a moment it returns False, and ``work(False)`` is called in a thread of its
+        own: the executor's are few, and the whole program's.
+        """
         over = threading.Event()
 
         def depart() -> None:
+            if finish(True) is False:
+                threading.Thread(target=finish, args=(False,), daemon=True).start()
+
+        def finish(briefly: bool) -> object:
+            done: object = None
             try:
-                work()
+                done = work(briefly)
             finally:
-                over.set()
+                if done is not False:
+                    over.set()
+            return done
 
         self.add(self.ticket(), device, over)
         run_off_loop(loop, depart)

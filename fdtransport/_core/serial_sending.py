@@ -18,17 +18,19 @@ STALLED = 30.0
 LOOK = 0.005
 
 
-def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, stalled: float = STALLED) -> bool:
+def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, patience: float | None) -> bool:
     """Wait, and hold this thread, until the line has sent everything; whether it has.
 
-    False when *hurry* is set, and when nothing has moved for *stalled* seconds.
+    False when *hurry* is set, after *patience* seconds, and, where that is None, when nothing has moved for
+    as long as the kernel itself would wait.
     """
-    last, since = -1, 0.0
+    started = since = time.monotonic()
+    last = -1
     for left, pause in steps_until_sent(fd, settings):
         now = time.monotonic()
         if left != last:
             last, since = left, now
-        elif now - since > stalled:
+        if now - since > STALLED if patience is None else now - started > patience:
             return False
         if hurry.wait(pause):
             return False

@@ -7,8 +7,10 @@ end are those of every descriptor. The instance's methods wait there as they lik
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
+import time
 from typing import Any
 
 __all__ = ["PumpedPort"]
@@ -78,17 +80,22 @@ class PumpedPort:
 
     # -- in the thread that closes -----------------------------------------------------------------------
 
-    def drain(self, hurry: threading.Event) -> None:
-        """Wait until the instance has been given everything, or *hurry* is set."""
+    def drain(self, hurry: threading.Event, patience: float | None) -> bool:
+        """Wait until the instance has been given everything, or *hurry* is set; False if that takes longer
+        than *patience* seconds."""
         with contextlib.suppress(OSError):
             self._near.shutdown(socket.SHUT_WR)
+        deadline = math.inf if patience is None else time.monotonic() + patience
         for thread in self._threads[:1]:
             while thread.is_alive() and not hurry.is_set():
+                if time.monotonic() > deadline:
+                    return False
                 thread.join(LOOK)
         if hurry.is_set():
             self._unwanted = True
             self._try("reset_output_buffer")
             self._try("cancel_write")
+        return True
 
     def close(self) -> None:
         """Close the instance, and let the threads end."""

@@ -11,14 +11,18 @@ import asyncio
 import errno
 import os
 import struct
-import termios
 import threading
-import tty
 from collections.abc import Callable
 from typing import Any
 
 from .._core import serial_line, syscalls
 from .._core.serial_line import Attributes
+
+try:
+    import termios
+    import tty
+except ImportError:  # Windows
+    termios = tty = None  # type: ignore[assignment]
 
 __all__ = ["Uart", "emulated"]
 
