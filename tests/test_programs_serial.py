@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from modbus_polls import polled, speaking_by
 from real_programs import missing, needed
 from serial_suites import DOWNLOAD_TIME, SUITES, TEST_TIME, Unavailable, run, their_tests
 from terminal_pair import cable, port
@@ -51,36 +50,17 @@ def test_their_own_tests_pass(distribution: str, tmp_path: Path) -> None:
 # -- pymodbus ----------------------------------------------------------------------------------------
 
 
-async def polled(client: str, server: str, transactions: int) -> float:
-    """Seconds for so many transactions over RTU, each of them checked."""
-    from pymodbus.client import AsyncModbusSerialClient
-    from pymodbus.server import ModbusSerialServer
-    from pymodbus.simulator import DataType, SimData, SimDevice
-
-    device = SimDevice(1, simdata=[SimData(0, values=0, count=64, datatype=DataType.REGISTERS)])
-    serving = ModbusSerialServer(device, port=server, baudrate=115200)
-    await serving.serve_forever(background=True)
-    asking = AsyncModbusSerialClient(client, baudrate=115200, timeout=5)
-    try:
-        assert await asking.connect()
-        began = time.perf_counter()
-        for number in range(transactions // 2):
-            written = await asking.write_registers(8, [number, number ^ 0xFFFF], device_id=1)
-            assert not written.isError()
-            read = await asking.read_holding_registers(8, count=2, device_id=1)
-            assert read.registers == [number, number ^ 0xFFFF]
-        return time.perf_counter() - began
-    finally:
-        asking.close()
-        await serving.shutdown()
-
-
-async def test_pymodbus_polls_its_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pymodbus_polls_its_own_server() -> None:
     needed("pymodbus")
-    transport = importlib.import_module("pymodbus.transport.transport")
-    monkeypatch.setattr(transport, "create_serial_connection", ours.create_serial_connection)
-    with cable() as (one, other):
+    opened: list[str] = []
+
+    async def create(loop: Any, factory: Any, url: str, **settings: Any) -> Any:
+        opened.append(url)
+        return await ours.create_serial_connection(loop, factory, url, **settings)
+
+    with cable() as (one, other), speaking_by(create):
         await polled(one, other, TRANSACTIONS)
+        assert sorted(opened) == sorted((one, other))
 
 
 # -- rflink ------------------------------------------------------------------------------------------
