@@ -18,7 +18,8 @@ class Case:
 
     `size` counts operations (or bytes, where the unit is MB) of one timed round; `check` is the size of
     the byte-exact run that comes before timing. `anchors` are the columns that ratios are made to.
-    `loads` are the load generators, `together` says that they share one processor with what they load.
+    `loads` are the load generators, `together` says that they share one processor with what they load;
+    not `pinned`, the process under test, and with it the programs that it starts, may run on all of them.
     `strace` and `valgrind` are pairs of sizes for the counters.
     """
 
@@ -35,6 +36,7 @@ class Case:
     kind: str = "unix"
     loads: int = 1
     together: bool = False
+    pinned: bool = True
     fresh: bool = False
     options: Mapping[str, int] = field(default_factory=dict)
     strace: tuple[int, int] | None = None
@@ -133,8 +135,8 @@ def _serials() -> list[Case]:
             everyone, (*SERIAL, "blocking"), kind="serial",
         ),
         Case(
-            "serial-write", (22,), "bulk write by a protocol, terminal", "writes", "MB", 16_384_000, 1_024_000,
-            everyone, (*SERIAL, "blocking"), kind="serial", options=bulk,
+            "serial-write", (22,), "bulk write by a protocol, terminal", "writes", "MB", 16_384_000,
+            1_024_000, everyone, (*SERIAL, "blocking"), kind="serial", options=bulk,
         ),
         Case(
             "serial-ping", (22,), "ping-pong of 64 B, terminal", "ping", "round trip", 1_500, 200, everyone,
@@ -204,6 +206,59 @@ def _encrypted() -> list[Case]:
     return cases
 
 
+def _programs() -> list[Case]:
+    cases = []
+    for small, resident in (("", 0), ("-1g", 1 << 30)):
+        size = ", 1 GiB resident" if resident else ""
+        slow = 10 if resident else 1  # the copy of the page tables that a fork makes
+        on_terminals = (*OURS, "asyncio", "ptyprocess", "pexpect", "blocking")
+        on_pipes = (*OURS, "asyncio", "uvloop")
+        for kind, libraries, anchors in (
+            ("pty", on_terminals, ("asyncio", "ptyprocess", "pexpect", "blocking")),
+            ("pipe", on_pipes, ("asyncio", "uvloop")),
+        ):
+            where = "on a terminal" if kind == "pty" else "with a pipe"
+            options = {"resident": resident}
+            cases.append(
+                Case(
+                    f"spawn-{kind}{small}", (30,), f"/bin/true {where}, start to end{size}", "spawns",
+                    "program", 300 // slow, 10, libraries, anchors, ("wall", "cpu"), kind=kind, loads=0,
+                    pinned=False, options=options,
+                )
+            )  # fmt: skip
+            cases.append(
+                Case(
+                    f"stall-{kind}{small}", (31,), f"the loop while /bin/true starts {where}{size}",
+                    "stalls", "start", 150 // slow, 10, libraries, anchors, ("stall", "worst"), kind=kind,
+                    loads=0, pinned=False, options=options,
+                )
+            )  # fmt: skip
+    readers = (*LOOPS, "pexpect", "blocking")
+    anchors = ("asyncio", "uvloop", "pexpect", "blocking")
+    cases += [
+        Case(
+            "pty-read", (32,), "bulk read of a raw terminal", "reads", "MB", 12 * MB, MB, readers, anchors,
+            ("wall", "cpu"), kind="pty", together=True, strace=(4 * MB, 16 * MB),
+        ),
+        Case(
+            "ping-pty", (32,), "ping-pong of 64 B, raw terminal", "ping", "round trip", 1_500, 200, readers,
+            anchors, kind="pty", together=True, strace=(500, 2_000),
+        ),
+    ]  # fmt: skip
+    cases += [
+        Case(
+            f"output-{name}", (33,), f"output of a program, await-based{title}", "output", "MB", 192 * MB, MB,
+            (*OURS, "asyncio", "uvloop", "blocking"), ("asyncio", "uvloop", "blocking"), ("wall", "cpu"),
+            kind="pipe", loads=0, pinned=False, options=options,
+        )
+        for name, title, options in (
+            ("64k", "", {}),
+            ("1m", "; ours through a pipe of 1 MiB", {"pipe_size": 1 << 20}),
+        )
+    ]  # fmt: skip
+    return cases
+
+
 CASES = (
     *_writes(),
     *_reads(),
@@ -211,6 +266,7 @@ CASES = (
     *_relays(),
     *_files(),
     *_encrypted(),
+    *_programs(),
     Case(
         "memory", (19,), "memory of one idle transport, fresh process", "memory", "transport", 3_500, 200,
         (*LOOPS, "twisted"), ("asyncio", "uvloop"), ("bytes",), loads=0, fresh=True,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class End:
-    """One end of a connection: a socket, one or both of (read end, write end) of pipes, or of a terminal."""
+    """One end of a connection: a socket, one or both of (read end, write end) of pipes, or a terminal."""
 
     kind: str
     reader: int | None = None
@@ -77,6 +77,11 @@ def pair(kind: str, flow: str) -> tuple[End, End]:
         master, terminal = os.openpty()
         tty.setraw(terminal)
         return End(kind, terminal, terminal), End(kind, master, master)
+    if kind == "pty":
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        # Near is the master. Who only reads there gets no writer.
+        return End(kind, master, None if flow == "in" else master), End(kind, slave, slave)
     if kind != "pipe":
         near, far = {"tcp": tcp_pair, "udp": udp_pair}.get(kind, socket.socketpair)()
         return End.of_socket(kind, near), End.of_socket(kind, far)

@@ -2,7 +2,8 @@
 
 Ratios of one thread repeat to within a tenth (rows 7, 8, 20, 21), counts exactly. The others have a second
 process on a second processor and need both to themselves: a reader that is slow to wake lets the kernel
-batch the small writes of whoever makes a system call for each, and rows 3 and 5 shrink to a third.
+batch the small writes of whoever makes a system call for each, and rows 3 and 5 shrink to a third. So do
+the limits of rows 30 and 31, which are times: with others on the machine even the plain loop is beyond them.
 """
 
 from __future__ import annotations
@@ -94,6 +95,24 @@ GATES = (
     Gate(25, "sendfile-unix", "asyncio", 0.9, 1.2),
     Gate(25, "sendfile-unix", "uvloop", 1.2, 2.0),
     Gate(26, "relay-file>unix", "splice", 0.55, 0.9),
+    # A fork copies the page tables of the process; uvloop forks as well. asyncio's terminal, in these rows,
+    # controls no session.
+    Gate(30, "spawn-pty", "asyncio", 0.6, 0.9),
+    Gate(30, "spawn-pty", "ptyprocess", 1.6, 2.5),
+    Gate(30, "spawn-pty", "pexpect", 1.6, 2.5),
+    Gate(30, "spawn-pty", "blocking", 0.5, 0.9, "wall"),
+    Gate(30, "spawn-pipe", "asyncio", 0.55, 0.9),
+    Gate(30, "spawn-pipe", "uvloop", 1.5, 2.5),
+    Gate(30, "spawn-pty-1g", "ptyprocess", 20, 40),
+    Gate(31, "stall-pty-1g", "ptyprocess", 20, 60, "stall"),
+    Gate(31, "stall-pty-1g", "pexpect", 20, 60, "stall"),
+    Gate(31, "stall-pipe-1g", "uvloop", 20, 60, "stall"),
+    Gate(32, "pty-read", "blocking", 0.9),
+    Gate(32, "pty-read", "asyncio", 1.0, 1.2),
+    Gate(32, "ping-pty", "asyncio", 0.65, 0.9),
+    Gate(33, "output-64k", "asyncio", 0.85, 1.0),
+    Gate(33, "output-64k", "uvloop", 1.0, 1.2),
+    Gate(33, "output-1m", "asyncio", 0.85, 1.2, "wall"),
 )
 
 LIMITS = (
@@ -109,4 +128,7 @@ LIMITS = (
     Limit(25, "sendfile-tcp", "syscalls", 12),
     Limit(25, "sendfile-unix", "syscalls", 40),
     Limit(26, "relay-file>tcp", "syscalls", 12),
+    Limit(30, "spawn-pty", "wall", 1_000),  # a thousand a second, of a program that links a C library
+    Limit(31, "stall-pty", "stall", 1_000),
+    Limit(31, "stall-pty-1g", "stall", 1_000),
 )

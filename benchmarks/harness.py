@@ -137,7 +137,8 @@ def measure(
                 tell(f"{case.name}: {cell.library} left out: {error}")
                 cells.remove(cell)
             else:
-                cell.pin()
+                if case.pinned:
+                    cell.pin()
         size = case.size if case.fresh else max(case.check, int(case.size * scale))
         for number in range(min(rounds, 3) if case.fresh else rounds):
             shift = number % max(len(cells), 1)

@@ -2,16 +2,17 @@
 
 A workload is written once per *shape*, not once per library: "protocol" (callbacks, with asyncio's names;
 Twisted's are made aliases of them), "stream" (await receive and send), "blocking" and "splice" (no loop),
-"relay" (the library's own relay).
+"relay" (the library's own relay), "expect" (pexpect's calls).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import importlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.ends import End
@@ -43,6 +44,18 @@ class Endpoint(asyncio.Protocol):
         """The loss is told by connection_lost."""
 
 
+class Output(asyncio.Protocol):
+    """Keeps what comes, and tells the end."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.lost = asyncio.get_running_loop().create_future()
+        self.data_received = self.pieces.append  # type: ignore[assignment, method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
+
+
 class Stream(NamedTuple):
     """Await-based access to one end; `receive` takes a size and raises one of `ends` or returns b""."""
 
@@ -64,10 +77,31 @@ class Blocking(Library):
     """The limit: system calls in a plain loop."""
 
     name = "blocking"
-    shapes = ("blocking",)
+    shapes: tuple[str, ...] = ("blocking",)
 
     def run(self, main: Callable[[], None]) -> None:
         main()
+
+    def on_terminal(self, words: Sequence[str]) -> tuple[bytes, int]:
+        """Run a program on a terminal of its own; what it wrote there, and its status."""
+        return self.end_on_terminal(self.start_on_terminal(words))
+
+    def start_on_terminal(self, words: Sequence[str]) -> Any:
+        master, slave = os.openpty()
+        opening = (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0)
+        copies = [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
+        pid = os.posix_spawn(words[0], list(words), os.environ, file_actions=[opening, *copies], setsid=True)
+        os.close(slave)
+        return pid, master
+
+    def end_on_terminal(self, process: Any) -> tuple[bytes, int]:
+        pid, master = process
+        output = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(master, 65_536):
+                output += data
+        os.close(master)
+        return output, os.waitpid(pid, 0)[1]
 
 
 class Splice(Blocking):
@@ -105,7 +139,8 @@ class Asyncio(Library):
             file = os.fdopen(end.reader, "rb", 0)
             transport, _ = await loop.connect_read_pipe(lambda: protocol, file)
         if end.sock is None and end.writer is not None:
-            file = os.fdopen(end.writer, "wb", 0)
+            # Of a terminal, each transport needs a descriptor of its own.
+            file = os.fdopen(os.dup(end.writer) if end.writer == end.reader else end.writer, "wb", 0)
             transport, _ = await loop.connect_write_pipe(lambda: protocol, file)
         return transport
 
@@ -129,6 +164,29 @@ class Asyncio(Library):
 
     async def sendfile(self, transport: Any, file: Any, flow: Any) -> None:
         await asyncio.get_running_loop().sendfile(transport, file, fallback=False)
+
+    async def on_terminal(self, words: Sequence[str]) -> tuple[bytes, int]:
+        """As those that block. The terminal does not control the session here."""
+        master, slave = os.openpty()
+        file = os.fdopen(master, "rb", 0)
+        transport, output = await asyncio.get_running_loop().connect_read_pipe(Output, file)
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        await output.lost
+        transport.close()
+        return b"".join(output.pieces), await process.wait()
+
+    async def on_pipe(self, words: Sequence[str]) -> tuple[bytes, int]:
+        """Run a program with a pipe for its output."""
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        return output, await process.wait()
+
+    async def with_output(self, words: Sequence[str], stdin: Any, pipe_size: int | None) -> Any:
+        """A process that reads *stdin* and has a pipe for its output."""
+        return await asyncio.create_subprocess_exec(*words, stdin=stdin, stdout=asyncio.subprocess.PIPE)
 
     async def connect_tls(self, protocol: asyncio.BaseProtocol, end: End, trust: Any) -> Any:
         options: Any = {"sock": end.sock, "ssl": trust, "server_hostname": "localhost"}
@@ -200,8 +258,29 @@ class Fdtransport(Asyncio):
             from fdtransport.serial import connect_serial
 
             return (await connect_serial(lambda: protocol, end.path, RATE))[0]
+        if end.kind == "pty":
+            loop = asyncio.get_running_loop()
+            made = loop.create_future()
+            terminal = self._fdtransport.PtyTransport(loop, end.reader, protocol, made)
+            await made
+            return terminal
         transport, _ = await self._fdtransport.connect_fd(lambda: protocol, end.file)
         return transport
+
+    async def on_terminal(self, words: Sequence[str]) -> tuple[bytes, int]:
+        transport, output = await self._fdtransport.spawn_pty(Output, *words)
+        await output.lost
+        return b"".join(output.pieces), transport.returncode
+
+    async def on_pipe(self, words: Sequence[str]) -> tuple[bytes, int]:
+        process = await self._fdtransport.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        return output, process.returncode
+
+    async def with_output(self, words: Sequence[str], stdin: Any, pipe_size: int | None) -> Any:
+        return await self._fdtransport.create_subprocess_exec(
+            *words, stdin=stdin, stdout=asyncio.subprocess.PIPE, pipe_size=pipe_size
+        )
 
     async def connect_socket(self, protocol: asyncio.BaseProtocol, sock: Any) -> Any:
         transport, _ = await self._fdtransport.create_unix_connection(lambda: protocol, sock=sock)
@@ -445,8 +524,63 @@ class Anyio(Library):
         return Stream(stream.receive, stream.send, stream.aclose, (self._anyio.EndOfStream,))
 
 
+class Ptyprocess(Blocking):
+    """Programs on terminals, by a fork."""
+
+    name = "ptyprocess"
+
+    def prepare(self) -> None:
+        import ptyprocess  # type: ignore[import-untyped]
+
+        self._spawn: Any = ptyprocess.PtyProcess.spawn
+
+    def start_on_terminal(self, words: Sequence[str]) -> Any:
+        process = self._spawn(list(words))
+        process.delayafterclose = 0  # it would sleep
+        return process
+
+    def end_on_terminal(self, process: Any) -> tuple[bytes, int]:
+        output = b""
+        with contextlib.suppress(EOFError):
+            while True:
+                output += process.read(65_536)
+        status = process.wait()
+        process.close()
+        return output, status
+
+
+class Pexpect(Blocking):
+    """ptyprocess with patterns on top."""
+
+    name = "pexpect"
+    shapes = ("expect", "blocking")
+
+    def prepare(self) -> None:
+        import pexpect  # type: ignore[import-untyped]
+        import pexpect.fdpexpect  # type: ignore[import-untyped]
+
+        self._pexpect: Any = pexpect
+        self.end: Any = pexpect.EOF
+
+    def start_on_terminal(self, words: Sequence[str]) -> Any:
+        process = self._pexpect.spawn(words[0], list(words[1:]), timeout=None)
+        process.ptyproc.delayafterclose = 0
+        return process
+
+    def end_on_terminal(self, process: Any) -> tuple[bytes, int]:
+        output, status = process.read(), process.wait()
+        process.close()
+        return output, status
+
+    def expect(self, end: End) -> Any:
+        """What it makes of a descriptor."""
+        child = self._pexpect.fdpexpect.fdspawn(end.reader, timeout=None)
+        child.delaybeforesend = None  # it would sleep
+        return child
+
+
 COLUMNS = (
-    Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), PyserialAsyncio(),
-    PyserialAsyncioFast(), Serialx(), Blocking(), Splice(),
+    Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(),
+    PyserialAsyncio(), PyserialAsyncioFast(), Serialx(), Blocking(), Splice(), Ptyprocess(), Pexpect(),
 )  # fmt: skip
 LIBRARIES: dict[str, Any] = {library.name: library for library in COLUMNS}

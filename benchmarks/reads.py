@@ -1,10 +1,15 @@
-"""Reading: one small event, ping-pong, bulk, and many descriptors ready at once (rows 7 to 9, 11, 12, 20)."""
+"""Reading: one small event, ping-pong, bulk, and many descriptors ready at once.
+
+Rows 7 to 9, 11, 12, 20 and 32.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.job import Job, carries_out
@@ -12,6 +17,16 @@ from benchmarks.libraries import Endpoint
 
 CHUNK = 65_536
 QUESTION = bytes(64)
+
+
+@contextlib.contextmanager
+def until_hung_up() -> Iterator[None]:
+    """The end of a terminal is an error for read(2)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 class Bouncer(Endpoint):
@@ -111,9 +126,17 @@ def answer_blocking(job: Job) -> None:
     end = job.end("client")
     assert end.reader is not None
     assert end.writer is not None
-    with job.clock(), contextlib.suppress(OSError):  # a terminal has no other end; what is lost is counted
+    with job.clock(), until_hung_up():
         while data := os.read(end.reader, CHUNK):
             os.write(end.writer, data)
+
+
+@carries_out("ping", "expect")
+def answer_expecting(job: Job) -> None:
+    child = job.library.expect(job.end("client"))
+    with job.clock(), contextlib.suppress(job.library.end):
+        while True:
+            child.send(child.read_nonblocking(CHUNK, -1))
 
 
 class Reader(Endpoint):
@@ -162,8 +185,18 @@ async def read_by_stream(job: Job) -> None:
 def read_blocking(job: Job) -> None:
     end, take, count = job.end("source"), job.taker(), 0
     assert end.reader is not None
-    with job.clock():
+    with job.clock(), until_hung_up():
         while data := os.read(end.reader, CHUNK):
+            take(data)
+            count += len(data)
+    job.took(count)
+
+
+@carries_out("reads", "expect")
+def read_expecting(job: Job) -> None:
+    child, take, count = job.library.expect(job.end("source")), job.taker(), 0
+    with job.clock(), contextlib.suppress(job.library.end):
+        while data := child.read_nonblocking(CHUNK, -1):
             take(data)
             count += len(data)
     job.took(count)

@@ -15,7 +15,8 @@ from benchmarks.gates import Gate, Limit
 from benchmarks.harness import Samples
 
 PEERS = (
-    "fdtransport", "uvloop", "twisted", "trio", "anyio", "pyserial-asyncio", "pyserial-asyncio-fast", "serialx",
+    "fdtransport", "uvloop", "twisted", "trio", "anyio", "pyserial-asyncio", "pyserial-asyncio-fast",
+    "serialx",
 )  # fmt: skip
 
 

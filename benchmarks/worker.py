@@ -16,12 +16,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accepts, datagrams, encrypted, files, idle, reads, relays, serials, writes
+from benchmarks import accepts, datagrams, encrypted, files, idle, programs, reads, relays, serials, writes
 from benchmarks.cases import BY_NAME
 from benchmarks.job import SHAPES, Job
 from benchmarks.libraries import LIBRARIES
 
-__all__ = ["accepts", "datagrams", "encrypted", "files", "idle", "reads", "relays", "serials", "writes"]
+__all__ = [
+    "accepts", "datagrams", "encrypted", "files", "idle", "programs", "reads", "relays", "serials", "writes",
+]  # fmt: skip
 
 
 def one_round(library: Any, loads: list[socket.socket], order: dict[str, Any]) -> dict[str, float]:

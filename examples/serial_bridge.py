@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import socket
 import sys
 from typing import Any
@@ -126,33 +127,36 @@ def check(condition: object, what: str) -> None:
 
 async def selftest() -> None:
     """Three clients, one of which does not read, under each policy."""
-    flood = bytes(range(256)) * 4096
     for slow in ("drop", "skip", "wait"):
-        async with serial_pair() as pair:
-            from_port, to_port = await fdtransport.open_serial(pair.b.path, 115200)
-            bridge, server = await start(pair.a.path, 115200, "127.0.0.1", 0, slow)
-            address = server.sockets[0].getsockname()[:2]
-            streams = [await fdtransport.open_connection(*address) for _ in range(3)]
-            streams[0][1].write(b"a question")
-            check(await from_port.readexactly(10) == b"a question", "what a client sends reaches the port")
-            await until(lambda n=bridge: len(n.clients) == 3, "three clients are there")
-            to_port.write(flood)
-            quick = [asyncio.create_task(reader.readexactly(len(flood))) for reader, _ in streams[:2]]
-            if slow == "wait":
-                await until(lambda n=bridge: not n.port.is_reading(), "the port waits")
-                check(not any(task.done() for task in quick), "everybody waits")
-                quick.append(asyncio.create_task(streams[2][0].readexactly(len(flood))))
-            check(all(got == flood for got in await asyncio.gather(*quick)), "who reads has everything")
-            print(f"{slow}: {len(bridge.clients)} of 3 clients are left,", end=" ")
-            print(f"{sum(client.lost for client in bridge.clients) > 0} that bytes were lost")
-            for _, writer in streams:
-                writer.transport.abort()
-            bridge.port.close()
-            await bridge.gone
-            to_port.close()
-            await to_port.wait_closed()
-            server.close()
-            await server.wait_closed()
+        left, lost = await share(slow)
+        print(f"{slow}: {left} of 3 clients are left, {'some' if lost else 'no'} bytes were lost to them")
+
+
+async def share(slow: str) -> tuple[int, int]:
+    flood = bytes(range(256)) * 4096
+    async with contextlib.AsyncExitStack() as stack:
+        pair = await stack.enter_async_context(serial_pair())
+        from_port, to_port = await fdtransport.open_serial(pair.b.path, 115200)
+        stack.callback(to_port.transport.abort)
+        bridge, server = await start(pair.a.path, 115200, "127.0.0.1", 0, slow)
+        await stack.enter_async_context(server)
+        stack.callback(bridge.port.abort)
+        readers = []
+        for _ in range(3):
+            reader, writer = await fdtransport.open_connection(*server.sockets[0].getsockname()[:2])
+            stack.callback(writer.transport.abort)
+            readers.append(reader)
+        writer.write(b"a question")
+        check(await from_port.readexactly(10) == b"a question", "what a client sends reaches the port")
+        await until(lambda: len(bridge.clients) == 3, "three clients are there")
+        to_port.write(flood)
+        quick = [asyncio.create_task(reader.readexactly(len(flood))) for reader in readers[:2]]
+        if slow == "wait":
+            await until(lambda: not bridge.port.is_reading(), "the port waits")
+            check(not any(task.done() for task in quick), "everybody waits")
+            quick.append(asyncio.create_task(readers[2].readexactly(len(flood))))
+        check(all(got == flood for got in await asyncio.gather(*quick)), "who reads has everything")
+        return len(bridge.clients), sum(client.lost for client in bridge.clients)
 
 
 def main() -> int:

@@ -345,6 +345,26 @@ async def by_process(lane: Lane) -> Ends:
     return child.stdout, child.stdin
 
 
+@lane("terminal", "a program on a terminal of its own, in raw mode")
+async def by_terminal(lane: Lane) -> Ends:
+    reader, keyboard = await fdtransport.open_pty_process("cat", raw=True)
+    transport: Any = keyboard.transport
+    lane.push_async_callback(transport.finish)
+
+    class Typist(Writer):
+        def can_write_eof(self) -> bool:
+            return True
+
+        def write_eof(self) -> None:
+            """A raw terminal has no end of file. It is hung up when all that was typed has come back."""
+
+    async def send(data: bytes) -> None:
+        keyboard.write(data)
+        await keyboard.drain()
+
+    return reader, Typist(transport, send)
+
+
 @lane("packet fd", "a descriptor with records: one write is one read")
 async def by_packet_fd(lane: Lane) -> Ends:
     ours, theirs = lane.pair(socket.SOCK_SEQPACKET)

@@ -7,6 +7,7 @@ from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
 from .activation import ActivationSocket, activation_sockets
+from .attach import TerminalTransport, attach_terminal, connect_terminal
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
 from .endpoints import connect_url, listen_url, open_packet_url, open_url
 from .errors import (
@@ -17,6 +18,7 @@ from .errors import (
     TransportError,
     UnpollableFileError,
 )
+from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
@@ -25,6 +27,7 @@ from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
 from .processes import ProcessTransport, subprocess_exec, subprocess_shell
+from .program import ProgramTransport
 from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from .pty_process import PtyProcessTransport, open_pty_process, spawn_pty
@@ -56,6 +59,7 @@ __all__ = [
     "Detached",
     "EndpointError",
     "EventLoop",
+    "ExecTransport",
     "FifoTransport",
     "OutputLimitError",
     "PacketPipeTransport",
@@ -66,6 +70,7 @@ __all__ = [
     "Process",
     "ProcessTransport",
     "Producer",
+    "ProgramTransport",
     "PtyPortTransport",
     "PtyProcessTransport",
     "PtyTransport",
@@ -83,11 +88,14 @@ __all__ = [
     "StreamTransport",
     "StreamWriter",
     "TerminalEvent",
+    "TerminalTransport",
     "TransportError",
     "UnixTransport",
     "UnpollableFileError",
     "WindowSize",
     "activation_sockets",
+    "attach_terminal",
+    "connect_exec",
     "connect_fd",
     "connect_fifo",
     "connect_packet_fd",
@@ -95,6 +103,7 @@ __all__ = [
     "connect_read_pipe",
     "connect_serial",
     "connect_stdio",
+    "connect_terminal",
     "connect_url",
     "connect_write_pipe",
     "create_connection",
@@ -110,6 +119,7 @@ __all__ = [
     "new_event_loop",
     "open_connection",
     "open_datagram_endpoint",
+    "open_exec",
     "open_fd",
     "open_fifo",
     "open_packet_fd",

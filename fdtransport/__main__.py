@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from .attach import TerminalTransport
 from .endpoints import Endpoint, parse_url, scheme_of
 from .errors import EndpointError, TransportError
+from .program import ProgramTransport
 from .progress import progress, size
 from .records import LONGEST, PIECE
 from .relay import Relay, RelayResult
@@ -29,6 +31,7 @@ __all__ = ["main"]
 EXAMPLES = """\
 endpoints:
   -                         standard input and output (the default of B)
+  -?raw                     this terminal, as it is typed     ?escape=KEY (^], 0x1d, none)
   fd:3, fd:3,4              a descriptor, or one to read and one to write
   tcp://host:port           a TCP connection            ?keepalive=SECONDS&timeout=SECONDS
   tcp+listen://host:port    a TCP server                ?keepalive=SECONDS&backlog=N
@@ -42,21 +45,37 @@ endpoints:
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
   serial:/dev/path          a serial port               ?baud=115200&parity=E&rtscts
+  exec:PROGRAM ARGUMENTS    a program, without a shell  ?cwd=DIR&stderr=inherit|stdout|null
+                            the same, on a terminal     ?pty&size=ROWSxCOLUMNS&cwd=DIR
+  shell:COMMAND LINE        a command line for /bin/sh  ?cwd=DIR&stderr=...  or  ?pty&size=...&cwd=DIR
   file:/path                a file                      ?append&create=yes|no|new
 
 examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
   cat big | python -m fdtransport - tcp://example.org:9000
   python -m fdtransport fifo:requests -
+  python -m fdtransport '-?raw' tcp://127.0.0.1:7000
   python -m fdtransport 'tls+listen://:8443?cert=c.pem&key=k.pem' tcp://127.0.0.1:80
+  python -m fdtransport tcp+listen://127.0.0.1:7000 'exec:/bin/bash -i?pty'
 
-A listener relays each connection to a new connection of the other endpoint; of UDP and UNIX datagrams,
-each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes bytes as it is,
-and what is read from a stream at once becomes records of --record bytes and a shorter one; --frame keeps
-the boundaries in the stream. Exit status: 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong
-command line; 130 after Ctrl-C.
+A listener relays each connection to a new connection of the other endpoint, or to a new program; of UDP and
+UNIX datagrams, each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes
+bytes as it is, and what is read from a stream at once becomes records of --record bytes and a shorter one;
+--frame keeps the boundaries in the stream.
+
+The command of exec: is words, quoted as in a shell; in it a ? is written %3F, a # %23 and a % %25. The end of
+the other endpoint is the end of the program's input; on a terminal Ctrl-D is typed, and the program is hung
+up when it has said nothing for 10 seconds since (--linger S: after S). When the other endpoint is lost, the
+program is hung up or its streams are closed, and what runs on is ended by SIGTERM and SIGKILL, each after 5
+seconds.
+
+Exit status: that of the program, or 128 and the number of the signal that ended it (of two programs: of the
+last that failed); otherwise 0; 1 when an endpoint cannot be opened or fails; 2 for a wrong command line; 130
+after Ctrl-C.
 """
 STDIO = SCHEMES["stdio"]
+#: Seconds that a program has for each step of its end; and when there is no time for it.
+GRACE, HURRY = 5.0, 0.5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,9 +151,9 @@ def _parser() -> _Parser:
     return parser
 
 
-def _tell(message: str) -> None:
+def _tell(message: str, before: str = "") -> None:
     with contextlib.suppress(OSError):
-        print(f"fdtransport: {message}", file=sys.stderr, flush=True)
+        print(f"{before}fdtransport: {message}", file=sys.stderr, flush=True)
 
 
 def _reason(exc: BaseException) -> str:
@@ -148,7 +167,8 @@ def _reason(exc: BaseException) -> str:
     if not exc.strerror.startswith(words):
         return words  # other libraries tell where it happened instead, which we say already
     # What follows is a whole sentence, which says more than the kernel's words.
-    return exc.strerror.removeprefix(f"{words}: ") if exc.errno == errno.EBADF else exc.strerror
+    known = exc.errno in (errno.EBADF, errno.ENOTTY)
+    return exc.strerror.removeprefix(f"{words}: ") if known else exc.strerror
 
 
 class _Quiet(asyncio.Protocol):
@@ -229,15 +249,16 @@ class Command:
     # -- two endpoints ------------------------------------------------------------------------
 
     async def _once(self) -> None:
-        """Open both and relay. The standard streams come last, and only as far as they are of use."""
-        last = self.a if self.a.scheme is STDIO else self.b
-        first = self.b if last is self.a else self.a
+        """Open both and relay. The standard streams come last, and only as far as they are of use; a program
+        comes after what may fail."""
+        first, last = sorted((self.a, self.b), key=lambda end: (end.scheme is STDIO, end.scheme.begins))
         opened = await self._open(first, first.mode)
         if opened is not None:
             await self._relay_with(opened, first, last)
 
     async def _relay_with(self, opened: Any, endpoint: Endpoint, other: Endpoint) -> None:
         """Open *other* as well, and relay between it and *opened*, which is of *endpoint*."""
+        second, in_order = None, False
         try:
             writes = endpoint.records or _can(lambda: opened.write(b""))
             reads = _can(opened.resume_reading)
@@ -248,8 +269,23 @@ class Command:
             second = await self._open(other, mode or other.mode)
             if second is not None:
                 await self._relay(*((opened, second) if endpoint is self.a else (second, opened)))
+                in_order = True
         finally:
             opened.abort()
+            ends = (opened, second) if endpoint is self.b else (second, opened)
+            await self._finish([end for end in ends if isinstance(end, ProgramTransport)], in_order)
+
+    async def _finish(self, programs: list[ProgramTransport], in_order: bool) -> None:
+        """See to the end of *programs*, and take over the status of the first that failed."""
+        ending = [program.finish(GRACE) if in_order else _hurry(program) for program in programs]
+        try:
+            codes = await asyncio.gather(*ending)
+        except asyncio.CancelledError:
+            await asyncio.gather(*map(_hurry, programs))
+            raise
+        for code in codes:
+            if self._single and not self.status:
+                self.status = code if code >= 0 else 128 - code
 
     async def _open(self, endpoint: Endpoint, mode: str) -> Any:
         """A silent transport; None when it cannot be had, which is told."""
@@ -258,6 +294,8 @@ class Command:
         except OSError as exc:
             self._fail(f"cannot open {endpoint}: {_reason(exc)}")
             return None
+        if isinstance(transport, TerminalTransport):
+            _tell(f"{transport.how_to_leave}\r")  # the terminal is in raw mode
         return transport
 
     async def _relay(self, a: Any, b: Any) -> None:
@@ -293,9 +331,12 @@ class Command:
         for moved, sink in ((result.a_to_b, self.b), (result.b_to_a, self.a)):
             if moved.refusal is not None:
                 _tell(f"{sink}: {moved.refused} records refused, the last: {_reason(moved.refusal)}")
+        if any(isinstance(end, TerminalTransport) and end.escaped for end in (a, b)):
+            _tell("left", before="\n")  # wherever in its line the other side was
         if result.error is not None:
             failed = self.a if result.failed == "a" else self.b
-            if not (failed.scheme is STDIO and isinstance(result.error, BrokenPipeError)):
+            may_leave = failed.scheme is STDIO or failed.scheme.begins
+            if not (may_leave and isinstance(result.error, BrokenPipeError)):
                 self._fail(f"{failed}: {_reason(result.error)}")
 
     # -- a listener ---------------------------------------------------------------------------
@@ -344,6 +385,11 @@ class Command:
             transport.abort()
 
 
+async def _hurry(program: ProgramTransport) -> int:
+    program.close()
+    return await program.terminate(grace=HURRY)
+
+
 def _can(method: Callable[[], object]) -> bool:
     try:
         method()
@@ -388,6 +434,12 @@ def _signals(command: Command) -> Iterator[None]:
 # -- the command line --------------------------------------------------------------------------------
 
 
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    # What begins with a dash is an option to argparse.
+    words = [f"stdio:{word[1:]}" if word.startswith("-?") else word for word in arguments]
+    return _parser().parse_args(words)
+
+
 def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:
     """Understand both ends, and see that they fit each other; nothing is opened."""
     if options.only_to_a:
@@ -421,7 +473,7 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         a, b = _endpoints(options)
         factory = _loop_factory(options.loop)

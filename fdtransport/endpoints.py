@@ -98,6 +98,7 @@ def parse_url(url: str, mode: str | None = None) -> Endpoint:
         raise EndpointError(f"{url!r} cannot be opened with mode {mode!r}, only {allowed}")
     target = scheme.target(parts)
     options = read_options(parts, scheme.options, mode)
+    scheme.check(url, options)
     if scheme.listen is not None and "type" in scheme.options:
         for option in OF_NO_USE[options.get("type", "stream")]:
             if option in options:
@@ -111,7 +112,9 @@ async def connect_url(
     """Open what *url* names, with a protocol of *protocol_factory*.
 
     ======================  =====================================================================
-    ``-`` or ``stdio:``     standard input and output of this process
+    ``-`` or ``stdio:``     standard input and output of this process; ``-?raw``: the user's terminal, as
+                            in ``connect_terminal``, with ``escape=^]``, ``escape=0x1d`` or
+                            ``escape=none``
     ``fd:N``, ``fd:R,W``    a descriptor, or one to read and one to write
     ``tcp://host:port``     ``keepalive=SECONDS`` of silence before the peer is asked whether it
                             is there, ``timeout=SECONDS`` for connecting
@@ -127,13 +130,23 @@ async def connect_url(
     ``serial:/dev/path``    a serial port; ``baud=9600``, ``bits=8``, ``parity=N|E|O|M|S``, ``stop=1``,
                             ``xonxoff``, ``rtscts``, ``exclusive=no``, ``dtr=no``, ``rts=no`` as in
                             ``connect_serial``
+    ``exec:PROGRAM ARGS``   standard input and output of a program; ``cwd=DIRECTORY``,
+                            ``stderr=inherit|stdout|null``; on a terminal of its own with ``pty``, and
+                            then ``size=24x80`` (rows and columns)
+    ``shell:COMMAND``       the same of a command line for ``/bin/sh``
     ``file:/path``          for writing: ``append``, ``create=yes|no|new``
     ======================  =====================================================================
 
     *mode*: ``"r"`` to read, ``"w"`` to write, ``"rw"`` for both. Default: both; for FIFOs and files,
     which have one direction, to read. A file that is written to is emptied first, unless ``append``
-    is given; ``create=no`` wants it to be there, ``create=new`` wants it not to be. Paths, hosts and
-    values are percent-decoded (``?`` in a path is ``%3F``), IPv6 addresses are in brackets.
+    is given; ``create=no`` wants it to be there, ``create=new`` wants it not to be. Paths, hosts, commands
+    and values are percent-decoded (``?`` in a path is ``%3F``), IPv6 addresses are in brackets.
+
+    There is no shell in ``exec:``: what is decoded is split into words, with the quotes of a shell
+    (``shlex.split``), and nothing else means anything. ``"exec:" + quote(shlex.join(words))``, with
+    ``urllib.parse.quote``, has any words arrive. The transport is an `ExecTransport` or, with ``pty``, a
+    `PtyProcessTransport`: ``returncode``, ``await transport.wait()``, ``await transport.finish()``. For
+    *mode*, which means nothing to a terminal, see ``connect_exec``.
 
     Returns ``(transport, protocol)`` after ``connection_made``. Cancelling is safe.
 

@@ -19,6 +19,7 @@ from ._core.readiness import EventSource
 from ._core.tls import Tls
 from .datagrams import DatagramTransport
 from .pipes import PipeTransport
+from .popen import popen_transport
 from .sockets import SocketTransport, transport_class
 
 __all__ = ["EventLoop", "new_event_loop"]
@@ -114,6 +115,24 @@ class EventLoop(asyncio.SelectorEventLoop):
         # Not among asyncio's guards, as there: a program may add a reader for the other direction.
         return _like_asyncios(PipeTransport)(self, *args)
 
+    async def _make_subprocess_transport(
+        self,
+        protocol: asyncio.BaseProtocol,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        transport = await popen_transport(self, protocol, args, shell, stdin, stdout, stderr, extra, kwargs)
+        if transport is not None:
+            return transport
+        make = super()._make_subprocess_transport  # type: ignore[misc]
+        return await make(protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs)
+
     #: What transports on this loop answer to ``loop.sendfile``, which then asks the method below.
     _transport_sendfile = constants._SendfileMode.TRY_NATIVE
 
@@ -175,6 +194,7 @@ _REACHED_FOR = (
     "_make_datagram_transport",
     "_make_read_pipe_transport",
     "_make_write_pipe_transport",
+    "_make_subprocess_transport",
     "_sendfile_native",
 )
 

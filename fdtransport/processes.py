@@ -18,7 +18,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ._core import syscalls
 from ._core.child import LADDER, Child, Ending, start_child
@@ -50,6 +50,9 @@ class ProcessTransport(asyncio.SubprocessTransport):
     ``get_pipe_transport(n)`` is the transport of the child's descriptor *n*: a `PipeTransport`, or a
     `UnixTransport` for ``"rw"``. Each has a life, flow control and half-close of its own.
     """
+
+    #: Whether ``process_exited`` does not wait for the ends of the descriptors.
+    _exit_first: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -118,6 +121,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
         early = getattr(self._protocol, "early_exit", None)
         if early is not None:
             self._guard("protocol.early_exit() failed", early, self._child.returncode)
+        if self._exit_first:
+            self._guard("protocol.process_exited() failed", self._protocol.process_exited)
         for pipe in self._open_pipes():
             # The process has let go of them before its end shows. From here on the loop does not hold this
             # transport any more, and nobody else need hold a descriptor that is not being read.
@@ -157,7 +162,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
         if self._timer is not None:
             self._timer.cancel()
         protocol, waiting = self._protocol, self._waiting
-        self._guard("protocol.process_exited() failed", protocol.process_exited)
+        if not self._exit_first:
+            self._guard("protocol.process_exited() failed", protocol.process_exited)
         self._guard("protocol.connection_lost() failed", protocol.connection_lost, None)
         self._protocol, self._waiting = None, []
         for future in waiting:
@@ -195,8 +201,9 @@ class ProcessTransport(asyncio.SubprocessTransport):
             self._close_reason = reason
         for pipe in self._open_pipes():
             how(pipe)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            self._child.send_signal(signal.SIGKILL)
+        if self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self.kill()
 
     async def aclose(self, timeout: float | None = None) -> None:
         """``close()``, and return after ``connection_lost``.

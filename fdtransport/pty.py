@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import select
 import signal
 from collections.abc import Callable, Iterable
@@ -51,6 +52,9 @@ class PtyTransport(StreamTransport):
     _line: int
     #: Seconds that are left for what is unread on the other end, once this one is to be closed.
     _grace: float
+
+    #: A read(2) of a terminal takes what one of its buffers has, at most 4 KiB as a rule.
+    _plenty, _most_reads = 2048, 32
 
     def __init__(self, *args: Any, on_event: OnEvent | None = None, **kwargs: Any) -> None:
         self._on_event = on_event
@@ -258,7 +262,8 @@ class PtyTransport(StreamTransport):
 
         :raises OSError: EMSGSIZE, the terminal is in canonical mode and a line (with what of it was written
             before) is longer than the 4095 bytes that it keeps; nothing of *data* is sent. The kernel would
-            drop the rest without a word. ``raw()``, on either end, lifts the limit.
+            drop the rest without a word. ``raw()``, on either end, lifts the limit. It holds for ``sendfile``
+            and for a relay as well.
         """
         if self._state.writes and as_buffer(data):
             if self._is_over():
@@ -276,8 +281,15 @@ class PtyTransport(StreamTransport):
         """``write`` of all of it together."""
         self.write(b"".join([as_buffer(data) for data in list_of_data]))
 
+    def _check_unseen(self) -> None:
+        # Files and relays go past write(). In this mode they are to be read and written instead.
+        modes = terminal.modes_of(self._wfd)
+        if _keeps_lines(modes):
+            raise OSError(errno.EINVAL, "a terminal in canonical mode cuts lines that are too long")
+        self._line = 0
+
     def _count_line(self, data: BytesLike, modes: list[Any]) -> None:
-        if not terminal.is_canonical(modes) or terminal.has_external(modes):
+        if not _keeps_lines(modes):
             self._line = 0
             return
         lines = bytes(data).translate(_newlines(terminal.breaks_of(modes))).split(b"\n")
@@ -286,8 +298,8 @@ class PtyTransport(StreamTransport):
         if longest > terminal.LINE_LIMIT:
             raise OSError(
                 errno.EMSGSIZE,
-                f"a line of {longest} bytes for a terminal in canonical mode, which keeps"
-                f" {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
+                f"{os.strerror(errno.EMSGSIZE)}: a line of {longest} bytes for a terminal in canonical mode,"
+                f" which keeps {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
             )
         self._line = first if len(lines) == 1 else len(lines[-1])
 
@@ -344,6 +356,10 @@ class PtyTransport(StreamTransport):
 
     def _unsent(self) -> None:
         self._write_failed(OSError(errno.EIO, "nobody has the other end of the terminal"))
+
+
+def _keeps_lines(modes: list[Any]) -> bool:
+    return terminal.is_canonical(modes) and not terminal.has_external(modes)
 
 
 def _newlines(breaks: bytes) -> bytes:

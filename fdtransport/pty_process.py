@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import os
 import signal
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ._core import syscalls, terminal
-from ._core.child import Child, Ending, start_child
-from ._core.handle import Handle
+from ._core.child import Child, start_child
+from ._core.handle import FileLike, Handle, fileno_of
 from ._core.opening import open_transport
 from ._core.spawn import StrOrBytesPath
+from .program import ProgramTransport
 from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 
@@ -29,7 +29,7 @@ LADDER = tuple(
 )
 
 
-class PtyProcessTransport(PtyTransport):
+class PtyProcessTransport(ProgramTransport, PtyTransport):
     """A `PtyTransport` with the program on its terminal. Made by ``spawn_pty``.
 
     The end comes in one order: everything that the program wrote, ``eof_received``, ``connection_lost``;
@@ -39,71 +39,30 @@ class PtyProcessTransport(PtyTransport):
 
     __slots__ = ("_child", "_last", "_linger", "_slave", "_start")
 
-    #: Once true, what is there to be read is all that is waited for.
-    _last: bool
+    _LADDER = LADDER
+
     #: The other end, held while the program runs: without anybody there, the terminal counts as hung up.
     _slave: int
-    _child: Child
 
-    def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
-        self._start: Callable[..., Child] | None = start
-        self._linger = linger
-        self._last = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._slave = -1
-        try:
-            super().__init__(*args, **kwargs)
-        except BaseException:
-            if self._start is None:
-                self._child.kill_and_forget()
-            raise
+        super().__init__(*args, **kwargs)
 
     def _check_kind(self) -> None:
         super()._check_kind()
         if self._on_event is not None:
             self._hear_events()
         self._slave = syscalls.open_slave(self._rfd)
-        start, self._start = self._start, None
-        assert start is not None
-        exited = weakref.WeakMethod(self._exited)  # the loop holds the child, not this
-        try:
-            self._child = start(self._loop, lambda: _call(exited()))
-        except BaseException:
-            self._start = start
-            raise
+        self._begin_program()
 
-    def _find_extra(self, name: str) -> Any:
-        return self._child.pid if name == "pid" else super()._find_extra(name)
+    async def finish(self, grace: float = 5.0) -> int:
+        """Hang the terminal up and return the return code, as soon as the program has ended.
 
-    # -- the program ----------------------------------------------------------------------------
-
-    @property
-    def pid(self) -> int:
-        """The number of its process, which is that of its session as well."""
-        return self._child.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """None while it runs; its status, or minus the number of the signal that ended it."""
-        return self._child.returncode
-
-    async def wait(self) -> int:
-        """The return code as soon as it has ended, whoever has its terminal and whatever is unread.
-
-        Also after the transport has ended. Cancelling is safe.
+        Whatever does not end by that gets the other signals of ``terminate``, one every *grace* seconds.
+        Cancelling is safe, and leaves the program with the signals that it got.
         """
-        return await self._child.wait()
-
-    def kill(self) -> None:
-        """End it with SIGKILL. :raises ProcessLookupError: it has ended."""
-        self.send_signal(signal.SIGKILL)
-
-    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:
-        """Send the first signal of *ladder* now. Awaited, it sends the next one whenever *grace* seconds were
-        not enough, and gives the return code.
-
-        :raises ValueError: *ladder* is empty, or *grace* negative.
-        """
-        return self._child.end(ladder, grace)
+        self.close()
+        return await self.terminate(grace=grace)
 
     def _signal_child(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
@@ -111,40 +70,8 @@ class PtyProcessTransport(PtyTransport):
     # -- the end --------------------------------------------------------------------------------
 
     def _exited(self) -> None:
-        """The loop tells that the program has ended."""
         self._close_slave()
-        if not self._state.reads:
-            return
-        if self._linger:
-            self._loop.call_later(self._linger, self._read_last, context=self._context)
-        elif self._linger is None:
-            self._context.run(self._read_on)
-        else:
-            self._context.run(self._read_last)
-
-    def _read_last(self) -> None:
-        # Whatever it wrote can be read now: the kernel hands it on before it says that there is nothing.
-        self._last = True
-        if self._state.reads:
-            self._hangup()
-            self._read_on()
-
-    def _read_on(self) -> None:
-        if self._state.reads and not self._paused:
-            self._remove_reader()
-            self._read_the_rest()
-
-    def _read_again(self) -> None:
-        if self._last:
-            self._read_the_rest()
-        else:
-            super()._read_again()
-
-    def _read_failed(self, exc: OSError) -> None:
-        if self._last and isinstance(exc, BlockingIOError):
-            self._read_eof()
-        else:
-            super()._read_failed(exc)
+        super()._exited()
 
     def _read_eof(self) -> None:
         if self._child.poll() is None:
@@ -153,18 +80,14 @@ class PtyProcessTransport(PtyTransport):
         else:
             super()._read_eof()
 
-    def _unsent(self) -> None:
-        # What the program did not read before it ended is nobody's fault, and its end is told anyhow.
-        self._queue.clear()
-        self._remove_writer()
-        self._wake("flushed", self._cut_off())
-        self._shrunk()
-
     def _close_slave(self) -> None:
         slave, self._slave = self._slave, -1
         if slave >= 0:
             with contextlib.suppress(OSError):
                 syscalls.close(slave)
+
+    def _is_over(self) -> bool:
+        return self._slave < 0 and super()._is_over()
 
     def _is_unread(self) -> bool:
         return False  # closing hangs it up at once, as the user of a terminal who leaves
@@ -172,11 +95,6 @@ class PtyProcessTransport(PtyTransport):
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         self._close_slave()
         return super()._let_go(how)
-
-
-def _call(method: Callable[[], object] | None) -> None:
-    if method is not None:
-        method()
 
 
 async def spawn_pty(
@@ -189,7 +107,7 @@ async def spawn_pty(
     linger: float | None = 0.0,
     on_event: OnEvent | None = None,
     executable: StrOrBytesPath | None = None,
-    fds: Mapping[int, int] = {},
+    fds: Mapping[int, FileLike] = {},
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     cwd: StrOrBytesPath | None = None,
     user: str | int | None = None,
@@ -201,7 +119,7 @@ async def spawn_pty(
     *size*: rows and columns, and pixels if they matter; set before the program starts. *echo*, *raw*: how
     the terminal begins; programs change it as they like. *env*: the whole environment; None for this
     process's without LINES and COLUMNS, which would contradict *size*. *fds*: further descriptors,
-    ``{number in the program: ours}``, 0 to 2 among them; ours stay open here.
+    ``{number in the program: ours}``, 0 to 2 among them; ours (or open files) stay open here.
 
     *linger*: seconds, after the end of the program, for which others that still have the terminal are
     listened to. None: until they have gone. With 0 its own last output is all that is waited for.
@@ -228,11 +146,12 @@ async def spawn_pty(
         raise ValueError(f"linger ({linger!r}) must be >= 0, or None")
     if env is None:
         env = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
+    ours = {number: one if isinstance(one, int) else fileno_of(one) for number, one in fds.items()}
     master, path = syscalls.open_terminal()
 
     def start(loop: asyncio.AbstractEventLoop, exited: Callable[[], object]) -> Child:
         return start_child(
-            loop, exited, [program, *args], executable=executable, fds=fds, terminal=path, new_session=True,
+            loop, exited, [program, *args], executable=executable, fds=ours, terminal=path, new_session=True,
             env=env, cwd=cwd, user=user, group=group, extra_groups=extra_groups,
         )  # fmt: skip
 

@@ -76,8 +76,18 @@ async def relay(
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
     with everything sent. When an end is lost, what was read from it is still delivered to the other.
 
+    Where one end is the user's terminal (see ``attach_terminal``) and the other a terminal with a program,
+    that window gets the size of this one, and follows it. The end of the other end is that of the user's
+    terminal as well.
+
     TLS has no half-close. When it is what an end of file should be passed on to, the other direction
-    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end.
+    goes on until nothing has come for 10 seconds; when TLS says goodbye, both directions end. A serial line
+    has none either: it is given 1 second of silence.
+
+    A program at an end (`ExecTransport`, `PtyProcessTransport`) is not ended by the relay, which only closes
+    what leads to it: ``await transport.finish()`` does that. A terminal is told of an end by Ctrl-D, which
+    its program may take for something else: it is hung up when it has been silent for 10 seconds since. When
+    the other end is lost, a program gets what is left for it as long as it takes some every 10 seconds.
 
     *linger*: seconds that the second direction may go on after the first has ended; None: as long as
     it wants. What the other end has not taken by then is dropped.
@@ -171,9 +181,13 @@ class Relay:
         return self.result
 
     def stop(self) -> None:
-        """Read no more. What was read still goes out, and then both ends are closed."""
+        """Read no more. What was read still goes out, and then both ends are closed.
+
+        A program gets it as long as it takes some of it every 10 seconds.
+        """
         for way in self._ways:
             way.stop()
+        self.nobody_waits()
 
     def _find_ways(self) -> None:
         a_source, a_sink = self._sides_of("a", self._ends[0])
@@ -226,6 +240,8 @@ class Relay:
         for side in self._sides.values():
             side.take_over()
         for way in self._ways:
+            way.source.show_size(way.sink.transport)
+        for way in self._ways:
             way.start()
         for side in self._sides.values():
             if side.lost:
@@ -250,6 +266,12 @@ class Relay:
                 self._timer = self._loop.call_later(self._linger, self._expire)
             elif silence is not None:
                 self._expire_after_silence(silence, -1)
+
+    def nobody_waits(self) -> None:
+        """Whoever would have the answers has gone: a program is not waited for without end."""
+        patience = [way.sink.patience() for way in self._ways if not way.over]
+        if self._timer is None and any(patience):
+            self._expire_after_silence(max(filter(None, patience)), -1)
 
     def _expire(self) -> None:
         for way in self._ways:

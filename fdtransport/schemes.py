@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,10 +16,15 @@ from ._core.opening import open_transport
 from ._core.plain_file import opened_file
 from ._core.socket_file import unix_family
 from ._core.stream import StreamTransport
+from .attach import ESCAPE, connect_terminal
 from .datagrams import create_datagram_endpoint
+from .errors import EndpointError
+from .exec import connect_exec
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .processes import shell_words
 from .pty_port import connect_pty
+from .pty_process import spawn_pty
 from .serial_connect import connect_serial
 from .sessions import create_datagram_server
 from .sockets import Server, listening_socket, serve
@@ -32,12 +38,15 @@ from .urls import (
     Url,
     address,
     choice,
+    command_line,
     descriptor,
     descriptors,
+    directory,
     file,
     flag,
     group,
     host_name,
+    key,
     listening_address,
     name,
     nothing,
@@ -46,6 +55,8 @@ from .urls import (
     seconds,
     socket_path,
     whole,
+    window,
+    words,
 )
 
 __all__ = ["OF_NO_USE", "SCHEMES", "Factory", "Scheme"]
@@ -74,10 +85,17 @@ class Scheme:
     listen: Listen | None = None
     records: bool = False
     """Whether it carries records, and no bytes."""
+    begins: bool = False
+    """Whether opening it has something begin, which is not to be in vain."""
+    check: Callable[[str, Mapping[str, Any]], None] = lambda _url, _options: None
+    """Raises for options that do not go together."""
 
 
-async def _stdio(factory: Factory, _target: None, mode: str, _options: dict[str, Any]) -> tuple[Any, Any]:
-    return await connect_stdio(factory, 0 if "r" in mode else None, 1 if "w" in mode else None)
+async def _stdio(factory: Factory, _target: None, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    files = 0 if "r" in mode else None, 1 if "w" in mode else None
+    if options.get("raw") and "r" in mode:
+        return await connect_terminal(factory, files, escape=options.get("escape", ESCAPE))
+    return await connect_stdio(factory, *files)
 
 
 async def _fd(
@@ -175,6 +193,31 @@ async def _serial(factory: Factory, target: str, _mode: str, options: dict[str, 
     return await connect_serial(factory, target, **settings)
 
 
+async def _exec(factory: Factory, target: list[str], mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    cwd = options.get("cwd")
+    try:
+        if options.get("pty"):
+            return await spawn_pty(factory, *target, size=options.get("size", (24, 80)), cwd=cwd)
+        stderr = _STDERR[options.get("stderr", "inherit")]
+        return await connect_exec(factory, *target, mode=mode, stderr=stderr, cwd=cwd)
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        what = "the directory" if exc.filename == cwd else "the program"
+        raise OSError(exc.errno, f"{exc.strerror}: {what} {exc.filename!r}") from None
+
+
+async def _shell(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    return await _exec(factory, [str(word) for word in shell_words(target)], mode, options)
+
+
+def _check_exec(url: str, options: Mapping[str, Any]) -> None:
+    if options.get("pty") and "stderr" in options:
+        raise EndpointError(f"{url!r}: with 'pty', everything goes to the terminal, 'stderr' too")
+    if "size" in options and not options.get("pty"):
+        raise EndpointError(f"{url!r}: option 'size' is of a terminal, which 'pty' asks for")
+
+
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
@@ -208,6 +251,7 @@ _SERIAL = {"baud": "baudrate", "bits": "bytesize", "stop": "stopbits"}
 _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
+_READING = ("r", "rw")
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
@@ -218,6 +262,8 @@ _KINDS = {
     "seqpacket": socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else 5,
 }
 _KIND = choice("stream", *_KINDS)
+_STDERR = {"inherit": None, "stdout": subprocess.STDOUT, "null": subprocess.DEVNULL}
+_EXEC = {"pty": flag(), "size": window(), "cwd": directory(), "stderr": choice(*_STDERR)}
 #: Options of a listening UNIX socket that a type of it has no use for.
 OF_NO_USE: dict[str, tuple[str, ...]] = {
     "stream": ("idle", "sessions"),
@@ -226,7 +272,16 @@ OF_NO_USE: dict[str, tuple[str, ...]] = {
 }
 
 SCHEMES: dict[str, Scheme] = {
-    "stdio": Scheme("- (or stdio:)", nothing, _stdio, once=True),
+    "stdio": Scheme(
+        "- (or stdio:)",
+        nothing,
+        _stdio,
+        {
+            "raw": replace(flag(), modes=_READING),
+            "escape": replace(key(), modes=_READING, needs="raw"),
+        },
+        once=True,
+    ),
     "fd": Scheme("fd:N", descriptors, _fd, once=True),
     "tcp": Scheme("tcp://host:port", address, _tcp, {"keepalive": _ALIVE, "timeout": seconds()}),
     "tcp+listen": Scheme(
@@ -311,6 +366,8 @@ SCHEMES: dict[str, Scheme] = {
         },
         modes=("rw",),
     ),
+    "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
+    "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
     "file": Scheme(
         "file:/path",
         path,

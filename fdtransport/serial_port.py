@@ -48,10 +48,10 @@ class Port:
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the transport that has the port, as its ``abort()`` does."""
+        """Close the transport that has the port; without one, the port."""
         transport = self._owner()
         if transport is not None and not transport.is_closing():
-            transport.abort()
+            transport.close()
         else:
             self._close()
 

@@ -42,8 +42,8 @@ class SerialTransport(FrameReading):
 
     It ends with ``connection_lost(SerialError)`` when the device goes, or the other end of a virtual one: a
     serial line has no end of file. ``connection_lost`` comes when the port is closed, so that it can be
-    opened again there; closing waits, off the loop, until the line has sent everything. ``abort()``, also
-    during that, throws it away.
+    opened again there; closing waits, off the loop, until the line has sent everything (``asyncio.run()``, at
+    its end, one second for that). ``abort()``, also meanwhile, throws it away.
 
     The order of the arguments is pyserial-asyncio's; *serial_instance* is any open port of pyserial's. Its
     descriptor is read and written directly where that is all that its class does; else it is served by two
@@ -250,6 +250,7 @@ class SerialTransport(FrameReading):
                 print("carrier" if change.lines.cd else "no carrier")
         """
         self._open_fd()
+        self._check_device("tell of changes of its lines")
         return ModemChanges(self.fileno, self._name(), *lines)
 
     def counters(self) -> Counters:
@@ -257,10 +258,16 @@ class SerialTransport(FrameReading):
 
         :raises SerialError: it does not count (ENOTTY).
         """
+        self._check_device("count")
         try:
             return serial_line.counters_of(self._open_fd())
         except OSError as exc:
             raise self._named(exc) from None
+
+    def _check_device(self, what: str) -> None:
+        if self._pump is not None:
+            text = f"{self._name()} is served by pyserial, which does not {what}"
+            raise serial_error(errno.EOPNOTSUPP, text)
 
     async def send_break(self, duration: float = 0.25) -> None:
         """Hold the line at 0 for *duration* seconds, after everything that was written has left.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 import stat
 from collections.abc import Callable
@@ -14,11 +15,18 @@ from ._core import syscalls
 from ._core.reading import READ_SIZE
 from ._core.spare import Stock
 from ._core.stream import StreamTransport
+from .attach import TerminalTransport
+from .program import ProgramTransport
+from .pty_process import PtyProcessTransport
+from .serial_transport import SerialTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
-#: Seconds of silence after which an end under TLS, which cannot be told of the other's end, is closed.
-TLS_SILENCE = 10.0
+#: Seconds of silence after which an end is closed that cannot be told of the other's end: one under TLS, or
+#: a terminal, where a program takes Ctrl-D for one only if it likes. Also for a program to take what is left.
+SILENCE = 10.0
+#: The same for a serial line, which has no end of file: what it answers comes soon.
+LINE_SILENCE = 1.0
 
 
 @dataclass(slots=True)
@@ -68,6 +76,7 @@ class Owner(Protocol):
     def side_lost(self) -> None: ...
     def failed(self, side: Side, exc: BaseException) -> None: ...
     def stop(self) -> None: ...
+    def nobody_waits(self) -> None: ...
 
 
 class Side(asyncio.Protocol):
@@ -149,6 +158,11 @@ class Side(asyncio.Protocol):
         if self.inward is not None and self._was_paused:
             self.inward.block()
 
+    def show_size(self, other: Any) -> None:
+        """Where this is the user's terminal and *other* has a window as well, have that follow it."""
+        if isinstance(self.transport, TerminalTransport) and hasattr(other, "resize") and not self.lost:
+            self.transport.forward_size(other)
+
     def unread(self) -> tuple[bytes, bool]:
         """What the StreamReader holds, and whether nothing comes after that."""
         stream = self.stream
@@ -172,17 +186,33 @@ class Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def end(self) -> float | None:
-        """Pass an end of file on, where there is a way to; else seconds of silence until all is over.
+        """Pass an end of file on, where there is a way to.
 
-        Under TLS it would end both directions.
+        Returns seconds of silence after which all is over, where nobody may have heard of it. Under TLS it
+        would end both directions. At the user's terminal it does: nobody should have to type something in
+        order to see that nobody listens.
         """
+        if isinstance(self.transport, TerminalTransport):
+            self.transport.close()
+            return None
         try:
             if not self.transport.is_closing() and self.transport.can_write_eof():
                 self.transport.write_eof()
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
-        return TLS_SILENCE if self._is_tls() else None
+        if isinstance(self.transport, SerialTransport):
+            return LINE_SILENCE
+        return SILENCE if self._is_tls() or isinstance(self.transport, PtyProcessTransport) else None
+
+    def patience(self) -> float | None:
+        """Seconds without progress in which it may take what it was sent, when nobody is left to wait."""
+        return SILENCE if isinstance(self.transport, ProgramTransport) else None
+
+    def _is_hung_up(self) -> bool:
+        """Whether the other side has ended both directions. (At the end of a pipe it is only this one.)"""
+        fd = self.transport.fileno()
+        return fd == self.transport._wfd >= 0 and bool(syscalls.poll_now(fd, 0) & select.POLLHUP)
 
     def _is_tls(self) -> bool:
         return self.transport.get_extra_info("sslcontext") is not None
@@ -212,6 +242,8 @@ class Side(asyncio.Protocol):
         # which the other end may first have to get rid of what it sends: that goes nowhere now.
         if self.transport.is_closing() and self.inward is not None:
             self.inward.drop()
+        elif self.inward is not None and self._is_hung_up():
+            self.relay.nobody_waits()
 
     def data_received(self, data: bytes) -> None:
         if self.onward is not None and not self.onward.over:

@@ -5,8 +5,8 @@ Pure: nothing is opened, looked up or run here, whatever a string says. What doe
 
 An endpoint that listens is ``scheme+listen:``; the option ``listen`` says the same.
 
-Paths, hosts and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#`` in
-a name are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
+Paths, hosts, commands and values are percent-decoded, once: ``%20`` is a space, and ``%``, ``?`` and ``#``
+in a name or a command are written ``%25``, ``%3F`` and ``%23``. A ``+`` is a plus.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import encodings.idna
 import ipaddress
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,12 +30,15 @@ __all__ = [
     "Url",
     "address",
     "choice",
+    "command_line",
     "descriptor",
     "descriptors",
+    "directory",
     "file",
     "flag",
     "group",
     "host_name",
+    "key",
     "listening_address",
     "name",
     "nothing",
@@ -45,6 +49,8 @@ __all__ = [
     "socket_path",
     "split_url",
     "whole",
+    "window",
+    "words",
 ]
 
 encodings.idna  # noqa: B018 - read from disk now, and not when the first name is checked
@@ -71,7 +77,7 @@ class Address(NamedTuple):
 
 
 def split_url(text: str) -> Url:
-    """Take *text* apart; ``-`` is ``stdio:``.
+    """Take *text* apart; ``-`` is ``stdio:``, also before options.
 
     :raises EndpointError: it has not the form of an endpoint.
     """
@@ -82,8 +88,9 @@ def split_url(text: str) -> Url:
             raise EndpointError(
                 f"{text!r}: control characters are not allowed (in a path: %{ord(character):02X})"
             )
-    if text == "-":
-        return Url(text, "stdio", False, "", "", "")
+    written = text
+    if text == "-" or text.startswith("-?"):
+        text = f"stdio:{text[1:]}"
     head = _HEAD.match(text)
     if head is None:
         raise EndpointError(
@@ -100,7 +107,7 @@ def split_url(text: str) -> Url:
     if not listens and "listen" in options:
         listens = True
         options.remove("listen")
-    return Url(text, head[1].lower(), listens, parts.netloc, parts.path, "&".join(options))
+    return Url(written, head[1].lower(), listens, parts.netloc, parts.path, "&".join(options))
 
 
 def _decode(url: Url, part: str) -> str:
@@ -159,6 +166,29 @@ def socket_path(url: Url) -> str:
     return "\0" + decoded[1:] if url.path.startswith("@") else decoded
 
 
+def command_line(url: Url) -> str:
+    """What a shell is to make sense of."""
+    form = f"{url.scheme}:PROGRAM ARGUMENTS"
+    if url.authority:
+        raise EndpointError(f"{url.text!r}: {url.scheme}: takes a command and no host, as in {form}")
+    decoded = _decode(url, url.path)
+    if not decoded.strip():
+        raise EndpointError(f"{url.text!r}: the command is missing, as in {form}")
+    return decoded
+
+
+def words(url: Url) -> list[str]:
+    """A program and its arguments, separated and quoted as for a shell, which is not there."""
+    line = command_line(url)
+    try:
+        found = shlex.split(line)
+    except ValueError as exc:
+        raise EndpointError(f"{url.text!r}: {str(exc).lower()} (a quote itself is \\' or \\\")") from None
+    if not found[0]:
+        raise EndpointError(f"{url.text!r}: the program has no name")
+    return found
+
+
 def address(url: Url) -> Address:
     """``//host:port``, to connect to."""
     found = listening_address(url)
@@ -199,12 +229,14 @@ class Option:
     """An option of a scheme: the function that reads its value, and what that accepts, in words.
 
     *modes*: the directions in which the endpoint can be opened with it. *required*: it has to be there.
+    *needs*: another option, without which it is of no use.
     """
 
     read: Callable[[str], Any]
     accepts: str
     modes: tuple[str, ...] = ("r", "w", "rw")
     required: bool = False
+    needs: str = ""
 
 
 def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, Any]:
@@ -225,6 +257,10 @@ def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, 
             found[name] = option.read(_decode(url, value) if given else "")
         except ValueError:
             raise EndpointError(f"{url.text!r}: option {name!r} is {option.accepts}, not {value!r}") from None
+    for name in found:
+        needed = known[name].needs
+        if needed and not found.get(needed):
+            raise EndpointError(f"{url.text!r}: option {name!r} is of use with {needed!r} only")
     for name, option in known.items():
         if option.required and name not in found:
             raise EndpointError(f"{url.text!r}: option {name!r} is missing; it is {option.accepts}")
@@ -255,6 +291,21 @@ def seconds() -> Option:
     return Option(read, "a number of seconds above 0")
 
 
+def key() -> Option:
+    """A byte as it is typed (``^]``), or as a number (``0x1d``); or ``none``."""
+
+    def read(value: str) -> bytes | None:
+        if value == "none":
+            return None
+        if re.fullmatch(r"\^[@-_a-z?]", value):
+            return bytes([ord(value[1].upper()) ^ 0x40])
+        if not re.fullmatch(r"0x[0-9a-fA-F]{1,2}", value):
+            raise ValueError
+        return bytes([int(value, 16)])
+
+    return Option(read, "a key, as ^] or 0x1d, or none")
+
+
 def whole(low: int, high: int) -> Option:
     def read(value: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", value) or not low <= int(value) <= high:
@@ -266,13 +317,33 @@ def whole(low: int, high: int) -> Option:
 
 def file(what: str) -> Option:
     """The path of a file with *what*, in PEM form; nobody looks at it here."""
+    return Option(_something, f"the path of a PEM file with {what}")
 
-    def read(value: str) -> str:
-        if not value:
+
+def directory() -> Option:
+    """The path of a directory; nobody looks at it here."""
+    return Option(_something, "the path of a directory")
+
+
+def _something(value: str) -> str:
+    if not value:
+        raise ValueError
+    return value
+
+
+def window() -> Option:
+    """The size of a terminal's window."""
+
+    def read(value: str) -> tuple[int, int]:
+        found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", value)
+        if found is None:
             raise ValueError
-        return value
+        rows, columns = int(found[1]), int(found[2])
+        if not (0 < rows < 65536 and 0 < columns < 65536):
+            raise ValueError
+        return rows, columns
 
-    return Option(read, f"the path of a PEM file with {what}")
+    return Option(read, "rows and columns of 1 to 65535, as in 24x80")
 
 
 def host_name() -> Option:

@@ -196,7 +196,11 @@ class Way:
         """The callbacks engine: ``data_received`` has it all."""
 
     def write(self, data: bytes | memoryview) -> None:
-        self.sink.transport.write(data)
+        try:
+            self.sink.transport.write(data)
+        except OSError as exc:  # a line that the terminal would cut
+            self.relay.failed(self.sink, exc)
+            self.sink.transport.abort()
         if self.sink.transport.is_closing():
             self.drop()
         else:

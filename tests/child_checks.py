@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-__all__ = ["children", "no_child_is_left", "until"]
+__all__ = ["QUIET", "children", "no_child_is_left", "until"]
+
+#: The environment of a Python that is not to say how long its callbacks take.
+QUIET = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE")
+}
 
 
 def children() -> set[int]:

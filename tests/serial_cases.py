@@ -563,5 +563,3 @@ async def adopted(peer: Peer) -> None:
         await soon(lambda: log.data, "it hears nothing")
         log.transport.close()
         await soon(lambda: log.lost, "connection_lost never comes")
-
-

@@ -1,4 +1,4 @@
-"""For how long a loop is held, at most, by what a program does with a serial port: this library and its peers.
+"""For how long a loop is held, at most, by what a program does with a serial port; the peers beside us.
 
     python tests/serial_stalls.py
 

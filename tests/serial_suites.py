@@ -2,9 +2,9 @@
 
     python tests/serial_suites.py
 
-Their source distributions come from the package index: the wheels have no tests. Each test runs in a process
-of its own, on asyncio's loop and on uvloop's, on ``socket://`` and on a terminal that gives back what it gets,
-as their documentation asks for. What imports their module gets ours.
+Their source distributions come from the package index: the wheels have no tests. Each test runs in a
+process of its own, on asyncio's loop and on uvloop's, on ``socket://`` and on a terminal that gives back what
+it gets, as their documentation asks for. What imports their module gets ours.
 """
 
 from __future__ import annotations

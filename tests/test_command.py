@@ -725,3 +725,161 @@ def test_wrong_options_of_records_are_refused(arguments, message):
     status, _, errors = run(*arguments)
     assert status == 2
     assert message in errors
+
+
+# -- programs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loop", "a", "b", "status"),
+    [
+        ("asyncio", "-", 'exec:sh -c "exit 3"', 3),
+        ("uvloop", "shell:kill -9 $$", "-", 128 + signal.SIGKILL),
+        ("asyncio", 'exec:sh -c "exit 3"?pty', "-", 3),
+        ("uvloop", "-", "shell:kill -TERM $$?pty", 128 + signal.SIGTERM),
+    ],
+)
+def test_the_exit_status_is_that_of_the_program(loop, a, b, status):
+    pytest.importorskip(loop)
+    assert run("--loop", loop, a, b) == (status, b"", "")
+
+
+def test_a_program_is_a_filter_for_standard_input():
+    data = pattern(3 * MIB)
+    assert run("-", "exec:cat", data=data) == (0, data, "")
+
+
+def test_a_program_that_does_not_want_all_of_its_input_is_no_error():
+    assert run("-", "shell:head -c 3; exit 5", data=bytes(4 * MIB)) == (5, bytes(3), "")
+
+
+def test_a_program_whose_reader_leaves_ends_as_in_a_pipeline():
+    with running("exec:yes", stdout=subprocess.PIPE) as child:
+        assert child.stdout.read(2) == b"y\n"
+        child.stdout.close()
+        assert child.wait(PATIENCE) == 128 + signal.SIGPIPE
+        assert child.stderr.read() == b""
+
+
+def test_of_two_programs_the_last_that_failed_has_the_status(tmp_path):
+    assert run("shell:echo hello; exit 3", f"shell:cat >{tmp_path}/out; exit 4")[0] == 4
+    assert run("shell:echo hello; exit 3", f"shell:cat >{tmp_path}/out")[0] == 3
+    assert (tmp_path / "out").read_bytes() == b"hello\n"
+
+
+def test_what_a_program_prints_that_is_only_written_to_goes_where_ours_goes(tmp_path):
+    (tmp_path / "file").write_bytes(b"1\n2\n3\n")
+    assert run(f"file:{tmp_path}/file", "exec:wc -l") == (0, b"3\n", "")
+
+
+def test_a_program_reads_nothing_of_ours_that_is_only_read_from(tmp_path):
+    assert run("exec:cat", f"file:{tmp_path}/out", data=b"not for it") == (0, b"", "")
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_errors_of_a_program_go_where_they_are_to():
+    assert run("shell:echo error >&2", "shell:cat; echo other >&2?stderr=null") == (0, b"", "error\n")
+    assert run("-", "shell:echo error >&2?stderr=stdout") == (0, b"error\n", "")
+
+
+def test_each_connection_has_a_program_of_its_own():
+    with listening("shell:read name; echo hello $name, I am $$; exit 3") as (child, port):
+        answers = {ask(port, b"%d\n" % number) for number in range(5)}
+        assert len(answers) == 5
+        assert {answer[:7] for answer in answers} == {b"hello %d" % number for number in range(5)}
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(PATIENCE) == 0
+        assert child.stderr.read() == b""
+
+
+def test_one_connection_has_the_status_of_its_program():
+    with listening("shell:read name; exit $name", "--one") as (child, port):
+        assert ask(port, b"6\n") == b""
+        assert child.wait(PATIENCE) == 6
+
+
+def test_a_shell_on_a_terminal_is_shared_over_tcp():
+    with listening("exec:bash --norc --noediting -i?pty&size=30x100") as (child, port):
+        shells = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(2)]
+        for number, sock in enumerate(shells):
+            sock.sendall(b"stty size; tty; sleep 100 & jobs; echo $((%d+40))\n" % number)
+        for number, sock in enumerate(shells):
+            said = b""
+            while b"\n%d\r\n" % (number + 40) not in said:
+                said += sock.recv(1000)
+            assert b"30 100\r\n/dev/pts/" in said
+            assert b"[1]+  Running                 sleep 100 &" in said
+        running_now = children_of(child.pid)
+        assert len(running_now) == 2
+        for sock in shells:  # one that is lost is hung up at once, with all of its jobs
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        wait_until(lambda: not children_of(child.pid))
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(PATIENCE) == 0
+
+
+def test_a_program_is_ended_with_the_command():
+    with (
+        listening("exec:sleep 100") as (child, port),
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE),
+    ):
+        wait_until(lambda: children_of(child.pid))
+        (program,) = children_of(child.pid)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(PATIENCE) == 130
+    assert not os.path.exists(f"/proc/{program}")
+
+
+def test_a_program_that_has_what_it_needs_of_its_input_is_waited_for(tmp_path):
+    with running("-", f"shell:exec >&-; cat >{tmp_path}/in; read x <{tmp_path}/go; exit 7",
+                 stdin=subprocess.PIPE) as child:  # fmt: skip
+        os.mkfifo(tmp_path / "go")
+        child.stdin.write(b"data")
+        child.stdin.close()
+        wait_until(lambda: (tmp_path / "in").exists() and (tmp_path / "in").read_bytes() == b"data")
+        (tmp_path / "go").write_bytes(b"\n")
+        assert child.wait(PATIENCE) == 7
+
+
+def test_a_line_that_a_terminal_would_cut_is_an_error():
+    status, output, errors = run("-", "exec:cat?pty", data=b"x" * 5000)
+    assert (status, output) == (1, b"")
+    assert errors.startswith(
+        "fdtransport: exec:cat?pty: Message too long: a line of 5000 bytes for a terminal"
+    )
+
+
+def test_a_terminal_is_hung_up_some_time_after_the_end_of_its_input():
+    status, output, _ = run("--linger", "0.3", "-", "shell:stty raw -echo; echo ready; cat?pty", data=b"")
+    assert status == 128 + signal.SIGHUP
+    assert output.startswith(b"ready\n")  # and then Ctrl-D, if it was typed before that
+
+
+def test_nothing_is_started_when_the_other_end_cannot_be_had(tmp_path):
+    assert run(f"exec:touch {tmp_path}/new", f"file:{tmp_path}/none/x")[0] == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_program_that_cannot_be_started_is_told_in_one_line(tmp_path):
+    for url, says in (
+        ("exec:/no/such/program", "the program '/no/such/program'"),
+        (f"exec:cat?cwd={tmp_path}/none", f"the directory '{tmp_path}/none'"),
+    ):
+        assert run("-", url) == (
+            1,
+            b"",
+            f"fdtransport: cannot open {url}: {os.strerror(errno.ENOENT)}: {says}\n",
+        )
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -10,11 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fdtransport.__main__ import _endpoints, _parser
+import fdtransport
+from fdtransport.__main__ import _endpoints, _options
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
@@ -103,7 +107,7 @@ def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes,
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
-    assert len(_endpoints(_parser().parse_args(shlex.split(line)))) == 2
+    assert len(_endpoints(_options(shlex.split(line)))) == 2
 
 
 def test_the_readme_has_commands() -> None:
@@ -128,7 +132,14 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
 OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
+    "modbus_poll": "--times",
+    "serial_bridge": "--baud",
+    "serial_logger": "--baud",
+    "serial_terminal": "--baud",
     "pump": "--pieces",
+    "session_log": "--speed",
+    "shell_server": "--clients",
+    "supervisor": "--pause",
     "timer": "--interval",
     "tour": "--size",
 }
@@ -167,7 +178,14 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
     much = {
         "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
+        "modbus_poll": ["--times=100000000"],
+        "serial_bridge": [],
+        "serial_logger": [],
+        "serial_terminal": [],
         "pump": ["--pieces=100000000"],
+        "session_log": [],
+        "shell_server": [],
+        "supervisor": [],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
     }
@@ -189,6 +207,79 @@ asyncio.Runner.run = lambda runner, main: really(runner, interrupted(main))
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def test_a_session_is_recorded_as_asciinema_does_and_played_back(tmp_path: Path) -> None:
+    cast = tmp_path / "session.cast"
+    printed = "printf 'caf\\303'; sleep 0.2; printf '\\251\\033[31m red\\n'; stty size; exit 4"
+    recorded = run("-m", "examples.session_log", "--record", str(cast), "sh", "-c", printed)
+    assert (recorded.returncode, recorded.stderr) == (4, b"")
+    head, *events = map(json.loads, cast.read_text("utf-8").splitlines())
+    assert (head["version"], head["width"], head["height"]) == (2, 80, 24)
+    assert {kind for _, kind, _ in events} == {"o"}
+    assert "".join(text for *_, text in events) == "café\x1b[31m red\r\n24 80\r\n"
+    times = [at for at, *_ in events]
+    assert times == sorted(times)
+    assert times[-1] - times[0] >= 0.15
+    played = run("-m", "examples.session_log", "--play", str(cast), "--speed", "100")
+    assert (played.returncode, played.stdout, played.stderr) == (0, recorded.stdout, b"")
+    cast.write_text('{"version": 1}\n')
+    assert (
+        b"is no asciicast: it is of another version"
+        in run("-m", "examples.session_log", "--play", str(cast)).stderr
+    )
+
+
+async def test_the_client_of_the_shell_server_has_a_shell_of_the_size_of_its_window(tmp_path: Path) -> None:
+    path = str(tmp_path / "shells")
+    command = [sys.executable, "-m", "examples.shell_server"]
+    env = {**os.environ, "SHELL": "/bin/sh", "PYTHONPATH": str(ROOT)}
+    listening = await fdtransport.create_subprocess_exec(*command, "--listen", path, stdout=PIPE, env=env)
+    async with asyncio.timeout(50), listening as server:
+        assert server.stdout is not None
+        assert (
+            await server.stdout.readline() == f"python -m examples.shell_server --connect {path}\n".encode()
+        )
+        screen, keys = await fdtransport.open_pty_process(*command, "--connect", path, size=(31, 90), env=env)
+        terminal: Any = keys.transport
+        wait = b'while [ "$(stty size)" = "31 90" ]; do sleep 0.05; done'
+        keys.write(b"stty -echo; echo; stty size; " + wait + b"; stty size; exit 7\r")
+        await screen.readuntil(b"\n31 90\r\n")
+        terminal.resize(32, 91)
+        assert b"32 91\r\n" in await screen.read()
+        assert await terminal.finish() == 7
+
+
+def test_the_supervisor_starts_again_what_fails_and_ends_all_when_it_is_told_to() -> None:
+    failing = "sh -c 'echo failing; exit 3'"
+    stubborn = "sh -c 'trap \"echo bye\" TERM; echo pid $$; while :; do sleep 0.1; done'"
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "examples.supervisor",
+        "--pause=0.05",
+        failing,
+        stubborn,
+        "true",
+        "none",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as child:
+        assert child.stdout is not None
+        lines: list[bytes] = []
+        while lines.count(b"sh   | failing\n") < 3 or not any(b"pid" in line for line in lines):
+            lines.append(child.stdout.readline())
+            assert lines[-1], lines
+        child.send_signal(signal.SIGTERM)
+        rest, errors = child.communicate(timeout=50)
+    assert (child.returncode, errors) == (143, b"")
+    assert b"sh   | failed with status 3, and is started again in 0.05 s\n" in lines
+    assert b"sh   | failed with status 3, and is started again in 0.1 s\n" in lines
+    assert b"true | has done its work\n" in lines
+    assert b"none | cannot be started: [Errno 2] No such file or directory: 'none'\n" in lines
+    assert b"sh 2 | bye\n" in rest.splitlines(keepends=True)
+    (pid,) = re.findall(rb"pid ([0-9]+)", b"".join(lines))
+    assert not os.path.exists(f"/proc/{int(pid)}")
 
 
 def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:

@@ -26,6 +26,7 @@ FLOORS = {
     "_core.handle": 1.1,
     "_core.readiness": 1.1,
     "_core": 1.2,
+    "_core.credentials": 1.1,
     "_core.child": 1.3,
     "_core.serial_marks": 1.25,
     "_core.serial_line": 1.25,
@@ -35,6 +36,7 @@ FLOORS = {
     "_core.serial_frames": 2.15,
     "_core.endpoint_socket": 1.3,
     "_core.identity": 1.2,
+    "_core.raw_terminal": 1.3,
     "_core.root": 1.5,
     "_core.interest": 1.6,
     "_core.socket_object": 1.6,
@@ -51,6 +53,7 @@ FLOORS = {
     "writer": 2.35,
     "streams": 2.4,
     "packets": 2.4,
+    "program": 2.35,
     "sides": 3.9,
     "ways": 4.0,
     "records": 4.05,
@@ -66,6 +69,8 @@ FLOORS = {
 ADAPTERS = 3
 #: Adapters that build on another one, the specific on the general.
 BUILDS_ON = {
+    "attach": {"stdio"},
+    "exec": {"pipes"},
     "fd": {"datagrams"}, "fifo": {"pipes"}, "process_streams": {"process_pipes", "processes"},
     "processes": {"process_pipes"}, "process_pipes": {"pipes", "sockets"}, "pty_port": {"pty"},
     "pty_process": {"pty"}, "serial_transport": {"serial_modem", "serial_port"},
@@ -77,6 +82,7 @@ BUILDS_ON = {
         "serial_transport", "serial_urls",
     },
     "sessions": {"datagrams"}, "tcp": {"sockets"}, "unix": {"sockets"},
+    "popen": {"processes"},
 }  # fmt: skip
 PURELY = {"__future__", "collections", "collections.abc", "dataclasses", "enum", "typing"}
 PURE = ("_core.lifecycle", "_core.flow", "_core.parmrk", "_core.queues")

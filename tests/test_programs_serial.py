@@ -1,4 +1,4 @@
-"""Users of pyserial-asyncio and of pyserial-asyncio-fast, unchanged, with our module in the place of theirs."""
+"""Users of pyserial-asyncio and pyserial-asyncio-fast, unchanged, with our module in its place."""
 
 from __future__ import annotations
 

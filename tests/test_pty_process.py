@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
+import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child_checks import QUIET
 
+from fdtransport import open_unix_connection, relay
 from fdtransport.pty import TerminalEvent
 from fdtransport.pty_process import open_pty_process, spawn_pty
 from fdtransport.testing import RecordingProtocol, descriptors, idle_cost, pattern
@@ -32,6 +38,8 @@ async def run(script: str, **options: Any) -> RecordingProtocol:
     return protocol
 
 
+#: As many per scene; ``FDTRANSPORT_TERMINALS=1000`` for what is promised.
+TERMINALS = int(os.environ.get("FDTRANSPORT_TERMINALS", 100))
 SHORT = {
     "alone": "printf %s\\\\n first; seq 300; exit 7",
     "with a background process that holds the terminal": "sleep 5 & seq 300; exit 7",
@@ -39,10 +47,11 @@ SHORT = {
 }
 
 
+@pytest.mark.timeout(60 + TERMINALS / 5)
 @pytest.mark.parametrize("script", SHORT.values(), ids=SHORT)
 async def test_short_lived_programs_lose_nothing(script: str) -> None:
     wanted = b"".join(b"%d\r\n" % n for n in range(1, 301))
-    for _ in range(10):
+    for _ in range(TERMINALS // 10):
         for protocol in await asyncio.gather(*(run(script) for _ in range(10))):
             assert protocol.received.removeprefix(b"first\r\n") == wanted
             assert protocol.status == 7
@@ -61,9 +70,8 @@ async def test_linger_listens_to_who_is_left(linger: float | None, wanted: bytes
 
 
 async def test_a_reader_that_pauses_gets_the_rest_and_the_end_later() -> None:
-    protocol = RecordingProtocol()
+    protocol = RecordingProtocol(made=lambda made: made.transport.pause_reading())
     transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "seq 500; exit 4")
-    transport.pause_reading()
     assert await transport.wait() == 4
     assert not protocol.names.count("eof")
     transport.resume_reading()
@@ -141,6 +149,59 @@ async def test_resize_reaches_the_program() -> None:
     await reader.read()
     assert await transport.wait() == 9
     writer.close()
+
+
+async def test_only_another_size_is_told_to_the_program() -> None:
+    script = "trap 'echo changed' WINCH; echo ready; while :; do read x && echo $x; done"
+    reader, writer = await open_pty_process("sh", "-c", script, echo=False)
+
+    async def said(*size: int) -> bytes:
+        """All that comes of a resize, until the next line was read."""
+        writer.transport.resize(*size)
+        writer.write(b"next\n")
+        return await reader.readuntil(b"next\r\n")
+
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"ready\r\n")
+        assert await said(24, 80) == b"next\r\n"
+        assert (await said(30, 90)).startswith(b"changed\r\n")
+        assert await said(30, 90) == b"next\r\n"
+        assert (await said(30, 90, 900, 600)).startswith(b"changed\r\n")  # pixels count
+        assert await said(30, 90, 900, 600) == b"next\r\n"
+    writer.transport.kill()
+    assert await writer.transport.wait() == -signal.SIGKILL
+    writer.close()
+
+
+async def test_modes_that_a_terminal_has_not_are_refused() -> None:
+    transport, _ = await spawn_pty(RecordingProtocol, "sleep", "100")
+    modes = transport.termios
+    modes[2] |= termios.PARENB
+    with pytest.raises(OSError, match="Invalid argument"):
+        transport.termios = modes
+    transport.kill()
+    await transport.wait()
+
+
+def test_no_terminal_becomes_that_of_this_process() -> None:
+    """The leader of a session without one acquires each terminal that it opens without O_NOCTTY."""
+    code = (
+        "import asyncio, os\n"
+        "from fdtransport import open_pty, open_pty_process\n"
+        "async def main():\n"
+        "    reader, writer = await open_pty_process('echo', 'its own')\n"
+        "    assert await reader.read() == b'its own\\r\\n'\n"
+        "    reader, port = await open_pty()\n"
+        "    port.write(b'waits')\n"
+        "    port.transport.abort()\n"
+        "    try: os.open('/dev/tty', os.O_RDWR)\n"
+        "    except OSError as exc: print(os.strerror(exc.errno))\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True, env=QUIET
+    )
+    assert (done.stdout, done.stderr) == (b"No such device or address\n", b"")
 
 
 def program(pid: int | None) -> str:
@@ -265,6 +326,38 @@ async def test_a_line_that_would_be_cut_is_an_error() -> None:
     writer.close()
 
 
+async def test_a_file_and_a_relay_do_not_pass_a_line_that_would_be_cut(tmp_path: Path) -> None:
+    long = b"z" * 5000 + b"\n"
+    with (tmp_path / "lines").open("w+b") as file:
+        file.write(long)
+        reader, writer = await open_pty_process("cat", echo=False)
+        with pytest.raises(OSError, match="5000") as caught:
+            await writer.transport.sendfile(file)
+        assert caught.value.errno == errno.EMSGSIZE
+        writer.transport.raw()
+        assert await writer.transport.sendfile(file) == len(long)
+        assert await reader.readexactly(len(long)) == long
+        writer.transport.kill()
+        assert await writer.transport.wait() == -signal.SIGKILL
+        writer.close()
+    near, far = socket.socketpair()
+    with far:
+        far.sendall(b"short\n")
+        other = await open_unix_connection(sock=near)
+        reader, writer = await open_pty_process("cat", echo=False)
+        relaying = asyncio.ensure_future(relay(other, (reader, writer)))
+        far.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            assert await loop.sock_recv(far, 100) == b"short\r\n"
+            far.sendall(long)
+            result = await relaying
+        assert await writer.transport.wait() == -signal.SIGHUP
+        assert result.a_to_b.bytes == len(b"short\n")
+        assert isinstance(result.error, OSError)
+        assert (result.error.errno, result.failed) == (errno.EMSGSIZE, "b")
+
+
 async def test_flow_control_and_flushes_are_told() -> None:
     heard: list[TerminalEvent] = []
     reader, writer = await open_pty_process("cat", on_event=heard.append)
@@ -298,6 +391,17 @@ def test_threads_spawn_at_once() -> None:
 async def test_a_program_of_another_user_owns_its_terminal() -> None:
     protocol = await run("id -u; : < $(tty) && : < /dev/tty && echo opened", user=65534, group=65534, cwd="/")
     assert protocol.received == b"65534\r\nopened\r\n"
+
+
+async def test_a_program_that_somebody_else_reaps_ends_and_the_status_is_flagged() -> None:
+    protocol = RecordingProtocol()
+    transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "read x; exit 7", echo=False)
+    transport.write(b"\n")
+    os.waitpid(transport.pid, 0)  # noqa: ASYNC222
+    assert await transport.wait() == 255
+    assert not transport.status_known
+    await until(lambda: protocol.lost, "connection_lost came")
+    assert protocol.reason is None
 
 
 async def test_closing_hangs_up() -> None:

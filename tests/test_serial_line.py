@@ -108,7 +108,11 @@ async def test_low_latency_is_asked_of_the_driver(pair: SerialPair) -> None:
     assert serial_line.has_low_latency(transport.fileno())
     transport.serial.set_low_latency_mode(False)
     assert not serial_line.has_low_latency(transport.fileno())
+    transport.serial.set_low_latency_mode(True)
     await end(transport)
+    other, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    assert not serial_line.has_low_latency(other.fileno()), "it was not put back"
+    await end(other)
 
 
 # -- modem lines ---------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""What cannot be opened says why, with the errno of the kernel and one line of what would be right; nothing stays
-open (conftest looks), and what is there already is left as it was.
+"""What cannot be opened says why, with the errno of the kernel and one line of what would be right; nothing
+stays open (conftest looks), and what is there already is left as it was.
 """
 
 from __future__ import annotations
@@ -273,6 +273,8 @@ async def main():
         print(exc)
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stderr == ""
     assert "pip install fdtransport[serial]" in done.stdout

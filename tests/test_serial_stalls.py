@@ -25,7 +25,7 @@ async def test_the_loop_is_not_held(situation: str) -> None:
     assert seconds <= MOST
 
 
-#: Calls of ioctl_tty(2) for which a driver may talk to its device, or wait for the line, and the caller with it.
+#: Calls of ioctl_tty(2) for which a driver may talk to its device, or wait for the line.
 SLOW = {
     0x5409: "TCSBRK", 0x5425: "TCSBRKP", 0x5427: "TIOCSBRK", 0x5428: "TIOCCBRK", 0x5403: "TCSETSW",
     0x5404: "TCSETSF", 0x402C542B: "TCSETS2", 0x402C542C: "TCSETSW2", 0x402C542D: "TCSETSF2",

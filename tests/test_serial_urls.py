@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from serial_ends import terminal
 
-from fdtransport import SerialError, connect_serial, connect_url, serial
+from fdtransport import SerialError, connect_fd, connect_serial, connect_url, relay, serial
 from fdtransport.testing import RecordingProtocol
-from fdtransport.testing.observe import descriptors, until
+from fdtransport.testing.observe import descriptors, turns, until
 
 pyserial = pytest.importorskip("serial")
 
@@ -56,6 +56,9 @@ async def test_a_loop_is_served_in_threads() -> None:
     await transport.set_modem_lines(rts=False)
     assert not (await transport.modem_lines()).cts
     assert (await transport.reconfigure(baudrate=300)).baudrate == 300
+    for ask in (transport.modem_changes, transport.counters):
+        with pytest.raises(SerialError, match="served by pyserial"):
+            ask()
     await transport.drain_wire()
     await transport.send_break(0.001)
     with pytest.raises(SerialError) as caught:
@@ -226,6 +229,28 @@ async def test_an_endpoint_names_a_port_and_its_settings() -> None:
         for wrong in ("?baud=fast", "?parity=X", "?colour=1", "?bits=9"):
             with pytest.raises(ValueError, match=r"."):
                 await connect_url(RecordingProtocol, f"serial:{port.path}{wrong}")
+
+
+async def test_a_relay_gives_the_port_back_when_the_other_end_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["fdtransport.sides"], "LINE_SILENCE", 0.2)
+    with terminal() as port:
+        transport, _ = await connect_serial(RecordingProtocol, port.path)
+        near, far = socket.socketpair()
+        other, _ = await connect_fd(RecordingProtocol, near.detach())
+        relaying = asyncio.ensure_future(relay(other, transport))
+        await turns(3)  # what comes before it has begun is for the protocol
+        far.sendall(b"ATZ\r")
+        far.shutdown(socket.SHUT_WR)
+        await until(lambda: port.received() == b"ATZ\r", "it came out")
+        port.send(b"OK\r")
+        result = await relaying
+        assert (result.error, result.a_to_b.bytes, result.b_to_a.bytes) == (None, 4, 3)
+        assert far.recv(10) == b"OK\r"
+        far.close()
+        again, protocol = await connect_serial(RecordingProtocol, port.path)
+        await end(again, protocol)
 
 
 async def test_where_ports_are_no_descriptors_the_transport_is_pyserial_asyncios(

@@ -12,8 +12,10 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from child_checks import no_child_is_left  # noqa: F401
@@ -145,6 +147,9 @@ def test_the_program_is_found_on_the_path_of_the_environment_it_gets(tmp_path):
     program.chmod(0o755)
     path = f"/nowhere:{tmp_path}:/bin"
     assert run(["only-here", "x"], env={"PATH": path}) == (0, f"{program} x {path}\n".encode())
+    in_bytes = {b"PATH": os.fsencode(path)}
+    assert run(["only-here", "x"], env=in_bytes) == (0, f"{program} x {path}\n".encode())
+    assert run(["echo", "by default"], env={})[1] == b"by default\n"
     with pytest.raises(FileNotFoundError, match="only-here"):
         spawn(["only-here"])
 
@@ -315,6 +320,48 @@ def test_the_number_of_the_process_is_the_programs_own_under_another_user():
     assert int(os.read(read, 100)) == pid
     os.close(read)
     assert wait(pid) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_what_the_other_user_may_not_execute_is_an_error_of_the_caller():
+    """Of the file as of each directory to it; a relative path begins at the directory to start in."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are for one user
+        refusals(Path(folder) / "below" / "program")
+
+
+def refusals(program):
+    program.parent.mkdir()
+    closed = program.parents[1]
+    closed.chmod(0o755)
+    program.write_text("#!/bin/sh\nexit 4\n")
+    argv, nobody = [str(program)], pwd.getpwnam("nobody").pw_uid
+
+    def refused(**identity):
+        with pytest.raises(PermissionError) as caught:
+            spawn(argv, **identity)
+        assert caught.value.filename == str(program)
+        return True
+
+    program.chmod(0o700)
+    assert refused(user=nobody)
+    program.chmod(0o755)
+    assert wait(spawn(argv, fds={2: 2}, user=nobody)) == 4
+    program.chmod(0o654)
+    os.chown(program, nobody, 12345)
+    assert refused(user=nobody, group=12345)  # it is the owner's bit that counts
+    os.chown(program, 0, 12345)
+    assert refused(user=nobody, group=1)
+    assert wait(spawn(argv, user=nobody, group=12345, fds={2: 2})) in (4, 126)  # the shell cannot read it
+    program.chmod(0o755)
+    os.chown(program, 0, 0)
+    closed.chmod(0o700)
+    assert refused(user=nobody)
+    relative = {"cwd": program.parent, "user": nobody}
+    assert wait(spawn(["./program"], fds={2: 2}, **relative)) == 4
+    program.parent.chmod(0o700)
+    with pytest.raises(PermissionError):
+        spawn(["./program"], **relative)
+    assert wait(spawn(argv, group=12345, fds={2: 2})) == 4  # still root
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to give up being root")

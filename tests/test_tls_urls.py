@@ -158,7 +158,7 @@ async def test_what_is_wrong_is_told_in_one_line(files, url, error):
 
 async def test_a_relay_between_tcp_and_tls_loses_nothing_in_either_direction(monkeypatch):
     monkeypatch.setattr(
-        sys.modules["fdtransport.sides"], "TLS_SILENCE", 0.2
+        sys.modules["fdtransport.sides"], "SILENCE", 0.2
     )  # until the TLS side learns of the other's end
     async with tls_server() as port:
 

@@ -1,4 +1,4 @@
-"""The library on real UARTs, in a virtual machine: see tests/uart. Half a minute and 90 MB of Debian's packages,
+"""The library on real UARTs, in a virtual machine: see tests/uart. A minute, and 90 MB of Debian's packages,
 therefore only if asked for: ``python -m pytest -n 0 -m uart tests/test_uart.py``.
 """
 
@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 from uart.machine import PATIENCE, run
-from uart.packages import PATIENCE as DOWNLOAD, Missing
+from uart.packages import PATIENCE as DOWNLOAD
+from uart.packages import Missing
 
 pytestmark = [pytest.mark.uart, pytest.mark.timeout(PATIENCE + 3 * DOWNLOAD)]
 

@@ -135,6 +135,10 @@ class Child:
                     self._loop.call_soon(self._tell)
         return self.returncode
 
+    def wait_here(self, seconds: float | None) -> bool:
+        """Hold this thread until it has ended; false when it has not within *seconds*."""
+        return self._pidfd < 0 or syscalls.wait_readable(self._pidfd, seconds)
+
     def kill_and_forget(self) -> None:
         """End it with SIGKILL, tell nobody, leave no zombie. For a transport that is dropped."""
         self._exited = None
@@ -237,8 +241,9 @@ def _status(pidfd: int) -> tuple[int, bool] | None:
     """The return code and whether it is known; None while the process runs. It is reaped by this."""
     try:
         result = syscalls.waitid(_P_PIDFD, pidfd, _OPTIONS)
-    except ChildProcessError:
-        # Reaped by somebody else; or, for a pidfd that came here by a fork, the parent's child.
+    except OSError:
+        # ECHILD: reaped by somebody else; or, for a pidfd that came here by a fork, the parent's child.
+        # Whatever else there may be: the pidfd would be readable for ever, and nobody hear of the end.
         return STATUS_UNKNOWN, False
     if result is None:
         return None

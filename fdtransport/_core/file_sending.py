@@ -154,6 +154,7 @@ class FileSending:
                     self._patience = min(max(self._patience * 2, PATIENCE), MOST_PATIENCE)
                     self._again(self._patience)
                     return
+                self._transport._check_unseen()
                 sent = self._send(self._transport._wfd, fd, self._position, size)
             except OSError as exc:
                 self._refused(exc)

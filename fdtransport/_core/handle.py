@@ -102,6 +102,11 @@ class Handle:
         return self._flags & os.O_ACCMODE != os.O_RDONLY
 
     @property
+    def made_nonblocking(self) -> bool:
+        """Whether O_NONBLOCK was set by this handle, and is put back by it."""
+        return not self._flags & os.O_NONBLOCK
+
+    @property
     def inherited(self) -> bool:
         """Whether it was the parent process that took the descriptor over, before fork(2)."""
         return self.fd >= 0 and not _owned[self.fd]
@@ -141,7 +146,7 @@ class Handle:
         fd, self.fd = self.fd, -1
         if fd >= 0 and not inherited:
             _owned[fd] = 0
-            if not self._flags & os.O_NONBLOCK:
+            if self.made_nonblocking:
                 try:
                     syscalls.set_blocking(fd, True)
                 except OSError:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 from collections.abc import Callable
+from typing import ClassVar
 
 from ..errors import Meaning, meaning
 from .base import BaseTransport
@@ -32,6 +34,11 @@ class ByteReading(BaseTransport):
     #: Writes in this turn of the loop; each read event begins it anew, so that an answer does not wait.
     _burst: int
 
+    #: So many bytes that more may be there, though a read asked for more and did not get it.
+    _plenty: ClassVar[int] = sys.maxsize
+    #: Reads per wake-up at most.
+    _most_reads: ClassVar[int] = READS
+
     # -- what an adapter may override ---------------------------------------------------------
 
     def _is_end(self) -> bool:
@@ -50,7 +57,7 @@ class ByteReading(BaseTransport):
 
     # Both end in a call of themselves rather than in a loop: nearly always one read is all there is.
 
-    def _read(self, reads: int = READS, size: int = READ_SIZE) -> None:
+    def _read(self, reads: int = 1, size: int = READ_SIZE) -> None:
         if self._paused:
             self._readable_but_paused()
             return
@@ -70,12 +77,12 @@ class ByteReading(BaseTransport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
             return
-        full = len(data) == size
+        full = len(data) == size or len(data) >= self._plenty
         del data  # not one buffer per call, but the same one again
-        if full and reads > 1 and self._goes_on(ByteReading._read):
-            self._read(reads - 1, MORE_SIZE)
+        if full and reads < self._most_reads and self._goes_on(ByteReading._read):
+            self._read(reads + 1, MORE_SIZE)
 
-    def _read_into(self, reads: int = READS) -> None:
+    def _read_into(self, reads: int = 1) -> None:
         if self._paused:
             self._readable_but_paused()
             return
@@ -111,8 +118,9 @@ class ByteReading(BaseTransport):
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.buffer_updated() call failed.", exc)
             return
-        if count == size and reads > 1 and self._goes_on(ByteReading._read_into):
-            self._read_into(reads - 1)
+        full = count == size or count >= self._plenty
+        if full and reads < self._most_reads and self._goes_on(ByteReading._read_into):
+            self._read_into(reads + 1)
 
     def _tell_ready(self) -> None:
         if self._paused:

@@ -98,6 +98,9 @@ class ReadyTransport(ByteReading):
 
     # -- writing -------------------------------------------------------------------------------
 
+    def _check_unseen(self) -> None:
+        """Raise OSError (EINVAL) if bytes must not go out now that this transport has not looked at."""
+
     def splice_in(self, pipe: int, size: int) -> int | None:
         """Move up to *size* bytes from the read end of a pipe to here, without copying them.
 
@@ -110,6 +113,7 @@ class ReadyTransport(ByteReading):
         if not self._state.writes:
             return None
         try:
+            self._check_unseen()
             moved: int = self._sys.splice(pipe, self._wfd, size, None, None, syscalls.SPLICE_F_NONBLOCK)
         except OSError as exc:
             if exc.errno == errno.EINVAL:
@@ -130,6 +134,7 @@ class ReadyTransport(ByteReading):
         if not self._state.writes:
             return None
         try:
+            self._check_unseen()
             moved: int = self._sys.sendfile(self._wfd, file, None, size)
         except OSError as exc:
             if meaning(exc, self._WRITE_ERRORS) is Meaning.FATAL and not concerns_sink(exc):

@@ -46,33 +46,26 @@ class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
     __slots__ = (
-        "_before",
-        "_locked",
-        "_ours",
-        "_rs485_before",
-        "asked",
-        "device",
-        "fd",
-        "opening",
-        "path",
-        "rs485_by_hand",
-        "settings",
+        "_before", "_latency_before", "_locked", "_ours", "_rs485_before", "asked", "device", "fd", "opening",
+        "path", "rs485_by_hand", "settings",
     )  # fmt: skip
 
     def __init__(
         self, path: str, settings: SerialSettings, opening: Opening, wait: Callable[[int], None]
     ) -> None:
-        self.path = path
-        self.opening = opening
+        self.path: str = path
+        self.opening: Opening = opening
         self._locked = False
+        self._latency_before: bool | None = None
         self._rs485_before: tuple[RS485 | None] | None = None
         self.rs485_by_hand: RS485 | None = None
         """What the driver cannot do, and is for the transport to do."""
-        self.settings = self.asked = settings
-        self.fd = -1
+        self.settings: SerialSettings = settings
+        self.asked: SerialSettings = settings
+        self.fd: int = -1
         self._before: Attributes | None = None
         self._ours: Attributes | None = None
-        self.device = self._look()
+        self.device: int = self._look()
         wait(self.device)
         try:
             self.fd = syscalls.open(path, os.O_RDWR | _FLAGS)
@@ -110,6 +103,7 @@ class SerialFile:
         self.configure(settings)
         if opening.low_latency:
             try:
+                self._latency_before = serial_line.has_low_latency(fd)
                 serial_line.set_low_latency(fd, True)
             except OSError as exc:
                 if exc.errno not in serial_line.NO_SUCH:
@@ -218,6 +212,8 @@ class SerialFile:
     def _put_back(self, fd: int) -> None:
         if self._locked:
             serial_line.exclude_others(fd, False)
+        if self._latency_before is False:
+            serial_line.set_low_latency(fd, False)
         if self._rs485_before is not None:
             before_485 = self._rs485_before[0]
             clear_rs485(fd) if before_485 is None else set_rs485(fd, before_485)

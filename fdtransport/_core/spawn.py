@@ -12,9 +12,10 @@ must have been set before. The slave may be closed here as soon as ``spawn`` has
 started by then.
 
 Whatever is wrong raises here, and there is no child: OSError as execve(2) and chdir(2) have it, with the
-program or the directory as its ``filename``. Except with *user*, *group* or *extra_groups*, which
-posix_spawn cannot set: the program is then started by setpriv(1) of util-linux in the same process, and
-what that user may not execute ends with setpriv's message on descriptor 2 and status 126 or 127.
+program or the directory as its ``filename``. With *user*, *group* or *extra_groups*, which posix_spawn
+cannot set, it is setpriv(1) of util-linux that starts the program, in the same process: what its file's and
+directories' modes do not let that user execute raises here as well, and what else may go wrong (a security
+module, the interpreter of a script) ends with setpriv's message on descriptor 2 and status 126 or 127.
 
 SIGPIPE and SIGXFSZ, which Python ignores, have their defaults in the child, and no signal is blocked.
 """
@@ -30,12 +31,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import syscalls
-
-try:
-    import grp
-    import pwd
-except ImportError:  # Windows
-    grp = pwd = None  # type: ignore[assignment]
+from .credentials import LARGEST, Credentials, credentials_of
 
 __all__ = ["StrOrBytesPath", "spawn"]
 
@@ -44,8 +40,6 @@ StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _PYTHON_IGNORES = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
 #: Up to this number of the child's, every one that is not asked for is closed, be it open here or not.
 _GAPS = 256
-#: Numbers of a user or group, and of descriptors, are C ints.
-_LARGEST = 2**31 - 1
 
 
 def spawn(
@@ -82,14 +76,16 @@ def spawn(
             raise OSError(errno.ENOSYS, "cwd needs a C library whose posix_spawn can change the directory")
         actions.append(("chdir_np", directory))
     name = words[0] if executable is None else _encoded("executable", executable)
-    identity = _identity(user, group, extra_groups)
+    credentials = None
+    if not (user is None and group is None and extra_groups is None):
+        credentials = credentials_of(user, group, extra_groups)
     sys.audit("os.posix_spawn", name, words, env)
     program = _find(name, env, directory)
     path = program
-    if identity:
-        _check_executable(program, directory)
+    if credentials is not None:
+        _check_executable(program, directory, credentials)
         path = os.fsencode(_setpriv())
-        words = [b"setpriv", *identity, b"--", program, *words[1:]]
+        words = [b"setpriv", *credentials.options(), b"--", program, *words[1:]]
     try:
         return syscalls.posix_spawn(
             path,
@@ -166,7 +162,7 @@ def _file_actions(fds: Mapping[int, int], terminal: str | int | None) -> list[tu
 def _number(what: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a descriptor {what} is a number, not {value!r}")
-    if not 0 <= value <= _LARGEST:
+    if not 0 <= value <= LARGEST:
         raise ValueError(f"{value} is no descriptor {what}")
     return value
 
@@ -203,6 +199,15 @@ def _encoded(what: str, value: StrOrBytesPath) -> bytes:
 def _environment(env: Mapping[Any, Any] | None) -> list[bytes]:
     if env is None:
         return [name + b"=" + value for name, value in os.environb.items()]
+    try:
+        # In one piece, as nearly every environment can be: one name after the other takes as long as the
+        # kernel takes for the start.
+        text = "\0".join([name + "=" + value for name, value in env.items()])
+        settings = os.fsencode(text).split(b"\0") if text else []
+        if len(settings) == len(env) and all(env) and "=" not in "".join(env):
+            return settings
+    except TypeError:
+        pass  # bytes, or what is wrong is named below
     settings = []
     for key, value in env.items():
         name = _encoded("a name in env", key)
@@ -217,8 +222,8 @@ def _find(name: bytes, env: Mapping[Any, Any] | None, directory: bytes | None) -
     if b"/" in name:
         return name
     found = errno.ENOENT
-    for place in os.get_exec_path(env):
-        path = os.path.join(os.fsencode(place), name)
+    for place in _places(env):
+        path = os.path.join(place, name)
         here = path if directory is None else os.path.join(directory, path)
         if os.path.isfile(here):
             if os.access(here, os.X_OK):
@@ -227,13 +232,23 @@ def _find(name: bytes, env: Mapping[Any, Any] | None, directory: bytes | None) -
     raise OSError(found, os.strerror(found), os.fsdecode(name))
 
 
-def _check_executable(program: bytes, directory: bytes | None) -> None:
+def _places(env: Mapping[Any, Any] | None) -> list[bytes]:
+    # Not os.get_exec_path(): it switches warnings off and on again meanwhile, for all threads.
+    settings: Mapping[Any, Any] = os.environ if env is None else env
+    of_bytes = isinstance(next(iter(settings), ""), bytes)
+    path = settings.get(b"PATH" if of_bytes else "PATH", os.defpath)
+    return os.fsencode(path).split(os.fsencode(os.pathsep))
+
+
+def _check_executable(program: bytes, directory: bytes | None, credentials: Credentials) -> None:
     """Raise what can be known of a *program* that somebody else starts."""
     path = program if directory is None else os.path.join(directory, program)
     if not os.path.exists(path):
         wrong = directory is not None and _not_a_directory(directory)
         raise OSError(wrong or errno.ENOENT, os.strerror(wrong or errno.ENOENT), os.fsdecode(path))
-    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)) or not credentials.may_execute(
+        program, directory or os.getcwdb()
+    ):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
 
 
@@ -246,74 +261,8 @@ def _not_a_directory(path: bytes) -> int:
     return 0 if os.access(path, os.X_OK) else errno.EACCES
 
 
-# -- whose it is -------------------------------------------------------------------------------
-
-
 def _setpriv() -> str:
     path = shutil.which("setpriv", path=os.defpath + ":/usr/sbin:/sbin")
     if path is None:
         raise OSError(errno.ENOSYS, "user, group and extra_groups need setpriv(1) of util-linux")
     return path
-
-
-def _identity(
-    user: str | int | None, group: str | int | None, extra_groups: Iterable[str | int] | None
-) -> list[bytes]:
-    """The options of setpriv(1) that make the process theirs; none when nobody is asked for.
-
-    As subprocess: *user* alone leaves the groups alone, *group* alone the user.
-    """
-    if user is None and group is None and extra_groups is None:
-        return []
-    options = []
-    wanted_user = None if user is None else _user(user)
-    wanted_group = None if group is None else _group(group)
-    _check_allowed(wanted_user, wanted_group, extra_groups)
-    if wanted_user is not None:
-        options.append(f"--reuid={wanted_user}")
-    if wanted_group is not None:
-        options.append(f"--regid={wanted_group}")
-    if extra_groups is not None:
-        if isinstance(extra_groups, str):
-            raise TypeError(f"extra_groups is a list, not {extra_groups!r}")
-        more = ",".join(str(_group(one)) for one in extra_groups)
-        options.append(f"--groups={more}" if more else "--clear-groups")
-    elif wanted_group is not None:
-        options.append("--keep-groups")  # setpriv insists on being told
-    return [option.encode() for option in options]
-
-
-def _user(user: str | int) -> int:
-    return _identifier("user", user, lambda name: pwd.getpwnam(name).pw_uid)
-
-
-def _group(group: str | int) -> int:
-    return _identifier("group", group, lambda name: grp.getgrnam(name).gr_gid)
-
-
-def _identifier(what: str, value: str | int, look_up: Any) -> int:
-    if isinstance(value, str):
-        try:
-            return int(look_up(value))
-        except KeyError:
-            raise ValueError(f"unknown {what}: {value!r}") from None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} is a name or a number, not {value!r}")
-    if not 0 <= value <= _LARGEST:
-        raise ValueError(f"{value} is no number of a {what}")
-    return value
-
-
-def _check_allowed(user: int | None, group: int | None, extra_groups: object) -> None:
-    """Raise here what would otherwise be told by setpriv, as text."""
-    try:
-        with open("/proc/self/status") as status:
-            held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    except OSError:
-        return  # no /proc
-    may_set_groups, may_set_users = held >> 6 & 1, held >> 7 & 1  # CAP_SETGID, CAP_SETUID
-    if user is not None and user not in (os.getuid(), os.geteuid()) and not may_set_users:
-        raise PermissionError(errno.EPERM, f"this process may not become user {user}")
-    other_group = group is not None and group not in (os.getgid(), os.getegid())
-    if (other_group or extra_groups is not None) and not may_set_groups:
-        raise PermissionError(errno.EPERM, "this process may not change its groups")

@@ -216,11 +216,11 @@ def poll_now(fd: int, events: int) -> int:
     return ready[0][1] if ready else 0
 
 
-def wait_readable(fd: int, seconds: float) -> bool:
+def wait_readable(fd: int, seconds: float | None) -> bool:
     """Wait, and hold this thread, until *fd* is readable; false when it was not within *seconds*."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
+    return bool(poller.poll(None if seconds is None else seconds * 1000))
 
 
 def has_hung_up(fd: int) -> bool:
@@ -311,7 +311,6 @@ def _libc(name: str, *arguments: str) -> Callable[..., int]:
     return call
 
 
-@functools.cache
 def _libc_spawning(name: str, *arguments: str) -> Callable[..., None]:
     """The same, of the family of posix_spawn(3), which returns the number of the error."""
     function = _of_libc(name, arguments)
@@ -402,20 +401,30 @@ def posix_spawn(
     """
     from ctypes import byref, c_char_p, c_int, create_string_buffer
 
-    family = "posix_spawn_file_actions"
     attributes = _spawn_attributes(session, process_group, tuple(defaults))
+    functions = _spawn_functions()
     todo = create_string_buffer(_OPAQUE)
-    _libc_spawning(f"{family}_init", "c_void_p")(todo)
+    functions["init"](todo)
     try:
         for name, *arguments in actions:
-            _libc_spawning(f"{family}_add{name}", "c_void_p", *_ACTIONS[name])(todo, *arguments)
+            functions[name](todo, *arguments)
         pid = c_int(-1)
-        call = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
         words, settings = (c_char_p * (len(argv) + 1))(*argv), (c_char_p * (len(env) + 1))(*env)
-        call(byref(pid), path, todo, attributes, words, settings)
+        functions["spawn"](byref(pid), path, todo, attributes, words, settings)
         return pid.value
     finally:
-        _libc_spawning(f"{family}_destroy", "c_void_p")(todo)
+        functions["destroy"](todo)
+
+
+@functools.cache
+def _spawn_functions() -> dict[str, Callable[..., None]]:
+    """Those of posix_spawn(3) by the short names of ``_ACTIONS``: looked for once, and not at each start."""
+    family = "posix_spawn_file_actions"
+    found = {name: _libc_spawning(f"{family}_add{name}", "c_void_p", *_ACTIONS[name]) for name in _ACTIONS}
+    for name in ("init", "destroy"):
+        found[name] = _libc_spawning(f"{family}_{name}", "c_void_p")
+    found["spawn"] = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
+    return found
 
 
 _KINDS = (

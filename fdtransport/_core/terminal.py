@@ -21,9 +21,10 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "cooked", "echoes", "end_of_file",
-    "has_external", "is_canonical", "modes_of", "raw", "session_of", "set_echo", "set_external", "set_modes",
-    "set_window_size", "signal_foreground", "signal_session", "slave_path", "speed_of", "window_size",
+    "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "come_to_foreground", "cooked",
+    "device_of", "echoes", "end_of_file", "has_external", "in_foreground", "is_canonical",
+    "modes_of", "raw", "session_of", "set_echo", "set_external", "set_modes", "set_window_size",
+    "signal_foreground", "signal_session", "slave_path", "speed_of", "window_size",
 ]  # fmt: skip
 
 #: Bytes of a line that a terminal in canonical mode keeps, without its end; it drops the rest
@@ -33,8 +34,11 @@ LINE_LIMIT = 4095
 IFLAG, OFLAG, CFLAG, LFLAG, ISPEED, OSPEED, CC = range(7)
 #: Of ioctl_tty(2); the termios module knows neither them nor, before Python 3.13, EXTPROC.
 _TIOCGPTN, _TIOCGSID, _TIOCSIG, _TCGETS2 = 0x80045430, 0x5429, 0x40045436, 0x802C542A
+_TIOCGDEV = 0x80045432
 _EXTPROC = 0o200000
 _DISABLED = b"\0"  # _POSIX_VDISABLE
+#: A queue that TCFLSH of ioctl_tty(2) does not know.
+_NO_QUEUE = 3
 
 
 class WindowSize(NamedTuple):
@@ -83,10 +87,14 @@ def modes_of(fd: int) -> list[Any]:
 
 def set_modes(fd: int, modes: list[Any]) -> None:
     """Take the attributes over at once, whatever is still on its way."""
-    try:
-        syscalls.tcsetattr(fd, termios.TCSANOW, modes)
-    except termios.error as exc:
-        raise OSError(*exc.args) from None
+    while True:
+        try:
+            syscalls.tcsetattr(fd, termios.TCSANOW, modes)
+            return
+        except termios.error as exc:
+            # Stopped in the background and continued: PEP 475 does not know this one.
+            if exc.args[0] != errno.EINTR:
+                raise OSError(*exc.args) from None
 
 
 def raw(modes: list[Any]) -> list[Any]:
@@ -189,11 +197,48 @@ def slave_path(fd: int) -> str:
     return f"/dev/pts/{number[0]}"
 
 
+def device_of(fd: int) -> int:
+    """The number of the terminal itself, also where *fd* is /dev/tty, which is each one's own."""
+    answer = array.array("I", [0])
+    try:
+        syscalls.ioctl(fd, _TIOCGDEV, answer)
+    except OSError:
+        return syscalls.fstat(fd).st_rdev  # another platform
+    return answer[0]
+
+
 def session_of(fd: int) -> int:
     """The process that leads the session of the terminal. :raises OSError: ENOTTY, there is none."""
     answer = array.array("i", [0])
     syscalls.ioctl(fd, _TIOCGSID, answer)
     return answer[0]
+
+
+def in_foreground(fd: int) -> bool:
+    """Whether this process may do as it likes with the terminal, as far as job control is concerned."""
+    try:
+        return syscalls.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True  # not the terminal of our session, which asks nobody; or hung up, which is told later
+
+
+def come_to_foreground(fd: int) -> None:
+    """Return in the foreground: stopped by the kernel until then, as everybody who wants the terminal.
+
+    :raises OSError: EIO, this process is in the background and is not stopped there.
+    """
+    while not in_foreground(fd):
+        try:
+            # The kernel stops whoever may not, and complains of the queue to whoever may. (What would do
+            # something is done in the end with arguments from before the stop.)
+            syscalls.ioctl(fd, getattr(termios, "TCFLSH", 0), _NO_QUEUE)
+        except InterruptedError:
+            pass  # stopped and continued
+        except OSError:
+            # EINVAL: SIGTTOU is ignored. EIO: nobody is there who could continue us.
+            if not in_foreground(fd):
+                what = "the terminal is another job's, and this one is in the background"
+                raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: {what}") from None
 
 
 def signal_foreground(fd: int, number: int) -> None:

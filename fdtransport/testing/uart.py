@@ -61,6 +61,7 @@ class Uart:
         self._break = False
         self.lines: int = 0
         self.counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
+        self.master: int
         self.master, self._slave = os.openpty()  # the second one, so that it is there while nobody has it
         tty.setraw(self._slave)
         os.set_blocking(self.master, False)

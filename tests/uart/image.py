@@ -20,8 +20,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 MODULES = ("uhci-hcd", "ehci-pci", "ftdi_sio", "cdc-acm", "dummy_hcd", "usb_f_acm", "g_serial")
 #: What of Python's library no check needs.
 UNWANTED = {
-    "test", "tests", "site-packages", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data",
-    "dist-packages",
+    "test", "tests", "site-packages", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3",
+    "pydoc_data", "dist-packages",
 }  # fmt: skip
 PACKAGES = ("serial", "serial_asyncio", "typing_extensions", "aiohappyeyeballs")
 
@@ -35,7 +35,8 @@ ip link set lo up
 echo uart: modules >/dev/console
 for module in {modules}; do insmod /modules/$module.ko; done
 echo uart: python >/dev/console
-export PATH=/bin HOME=/tmp PYTHONPATH={project}:{project}/tests:/packages PYTHONDONTWRITEBYTECODE=1 {environment}
+export PATH=/bin HOME=/tmp PYTHONPATH={project}:{project}/tests:/packages
+export PYTHONDONTWRITEBYTECODE=1 {environment}
 {python} -m uart.guest {arguments} >/dev/console 2>&1
 poweroff -f
 """
@@ -52,7 +53,7 @@ class Archive:
         self._enter(where, stat.S_IFREG | mode, content, int(changed))
 
     def copy(self, source: Path, where: Path | None = None) -> None:
-        """What is at *source*, links followed; a cached bytecode is of use only to a file of the same time."""
+        """What is at *source*, links followed; cached bytecode is of use only to a file of the same time."""
         status = source.stat()
         self.file(where or source, source.read_bytes(), stat.S_IMODE(status.st_mode), status.st_mtime)
 

@@ -88,7 +88,8 @@ def _names() -> list[str]:
     if kernel is None:
         raise Missing(f"apt-cache knows no {KERNEL}")
     names = re.findall(r"^Inst (\S+)", plan, re.MULTILINE)
-    return [*dict.fromkeys([*PROGRAMS, "qemu-system-common", "qemu-system-data", "seabios", *names]), kernel[1]]
+    data = ("qemu-system-common", "qemu-system-data", "seabios")  # here, perhaps, but not in the folder
+    return [*dict.fromkeys([*PROGRAMS, *data, *names]), kernel[1]]
 
 
 def _call(*command: str, cwd: Path | None = None) -> str:
