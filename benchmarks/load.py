@@ -51,11 +51,17 @@ def source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
     while sent < size:
         start = sent % len(data)
         sent += os.write(fds[-1], view[start : start + min(BLOCK, size - sent)])
-    if os.isatty(fds[-1]):  # what nobody has read goes with the last close: wait for that of the reader
-        poller = select.poll()
-        poller.register(fds[-1], 0)
-        poller.poll()
     return [(sent, digest.hexdigest())]
+
+
+def serial_source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
+    """As source, for the master of a terminal: closing it throws away what nobody has read, so that the
+    reader has to close first."""
+    moved = source(fds, order)
+    poller = select.poll()
+    poller.register(fds[-1], 0)
+    poller.poll()
+    return moved
 
 
 def client(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
@@ -133,7 +139,7 @@ def tls_client(fds: list[int], order: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 ORDERS = {
-    "sink": sink, "source": source, "client": client,
+    "sink": sink, "source": source, "client": client, "serial_source": serial_source,
     "tls_sink": tls_sink, "tls_source": tls_source, "tls_client": tls_client,
 }  # fmt: skip
 

@@ -34,7 +34,7 @@ class Counter(Endpoint):
 @carries_out("serial-reads", "protocol")
 async def read_so_much_by_protocol(job: Job) -> None:
     counter = Counter(job)
-    counter.transport = await job.library.connect(counter, job.end("source"))
+    counter.transport = await job.library.connect(counter, job.end("serial_source"))
     with job.clock():
         await counter.lost
     job.took(counter.count)
@@ -42,7 +42,7 @@ async def read_so_much_by_protocol(job: Job) -> None:
 
 @carries_out("serial-reads", "blocking")
 def read_so_much_blocking(job: Job) -> None:
-    end, take, count = job.end("source"), job.taker(), 0
+    end, take, count = job.end("serial_source"), job.taker(), 0
     assert end.reader is not None
     with job.clock():
         while count < job.size:
