@@ -28,7 +28,7 @@ async def transport_on(
     loop: asyncio.AbstractEventLoop | None,
     protocol_factory: Callable[[], P],
     port: Any,
-    gap: float = 0.0,
+    gap: float | Characters | None = None,
     close_timeout: float | None = None,
 ) -> tuple[SerialTransport, P]:
     """A transport on an open port, which is closed if that fails."""
@@ -37,7 +37,7 @@ async def transport_on(
         transport = SerialTransport(loop or running, protocol, file, waiter)
         transport.close_timeout = close_timeout
         if gap:
-            transport.gather_frames(gap)
+            transport.gather_frames(gap, transport.settings)
         return transport
 
     try:
@@ -81,8 +81,9 @@ async def connect_serial(
     *baudrate* to *rtscts*: see `SerialSettings`; what the driver does not have is an error here, and not
     silently something else. *exclusive*: nobody else can open the port meanwhile (flock(2) and TIOCEXCL of
     ioctl_tty(2)). *dtr*, *rts*: the lines, set right after the kernel has raised both on opening; None leaves
-    them so. *hupcl*: whether closing lowers them; None leaves that as it is. *discard_input*: throw away what
-    has come before. *low_latency*: have the driver hand over each character at once. *rs485*: see `RS485`.
+    them so. *hupcl*: whether closing lowers them, from now on; None leaves that as it is. *discard_input*:
+    throw away what has come before. *low_latency*: have the driver hand over each character at once. *rs485*:
+    see `RS485`.
 
     *read_gap*: seconds of silence, or `Characters`, that end a frame: ``data_received`` is called once for
     each, and for parts of one above 64 KiB. *on_line_error*: called with a `LineError` for each break and
@@ -106,8 +107,7 @@ async def connect_serial(
         baudrate=baudrate, bytesize=bytesize, parity=parity, stopbits=stopbits,  # type: ignore[arg-type]
         xonxoff=xonxoff, rtscts=rtscts,
     )  # fmt: skip
-    gap = read_gap.seconds(settings) if isinstance(read_gap, Characters) else read_gap or 0.0
-    if gap < 0:
+    if not isinstance(read_gap, Characters) and read_gap is not None and not read_gap > 0:
         raise ValueError(f"read_gap is a number of seconds above 0, not {read_gap!r}")
     checked_timeout(close_timeout)
     opening = Opening(
@@ -124,7 +124,7 @@ async def connect_serial(
     port = await open_port(os.fspath(url), settings, opening, allow)
     if isinstance(port, FilePort):
         port.on_line_error = on_line_error
-    return await transport_on(None, protocol_factory, port, gap, close_timeout)
+    return await transport_on(None, protocol_factory, port, read_gap, close_timeout)
 
 
 async def open_serial(

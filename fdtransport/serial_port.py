@@ -50,12 +50,13 @@ class Port:
     def close(self) -> None:
         """Close the transport that has the port; without one, the port."""
         transport = self._owner()
-        if transport is not None and not transport.is_closing():
-            transport.close()
+        if transport is None:
+            self.close_now()
         else:
-            self._close()
+            transport.close()
 
-    def _close(self) -> None:
+    def close_now(self) -> None:
+        """Close the port, whoever has it."""
         raise NotImplementedError
 
     def _configure(self, settings: SerialSettings) -> None:
@@ -74,7 +75,8 @@ class Port:
     # -- settings --------------------------------------------------------------------------------------
 
     def belongs_to(self, transport: Any) -> None:
-        self._owner = weakref.ref(transport)
+        """*transport* closes it, from now on; None: nobody does."""
+        self._owner = weakref.ref(transport) if transport is not None else lambda: None
 
     @property
     def name(self) -> str:
@@ -294,7 +296,7 @@ class FilePort(Port):
     def fileno(self) -> int:
         return self.file.fd
 
-    def _close(self) -> None:
+    def close_now(self) -> None:
         self.file.close()
 
     @property
@@ -404,7 +406,7 @@ class SocketPort(Port):
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def _close(self) -> None:
+    def close_now(self) -> None:
         self._sock.close()
 
     exclusive: bool | None = None

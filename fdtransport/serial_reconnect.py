@@ -93,7 +93,10 @@ class ReconnectingSerial:
         ``asyncio.timeout`` bounds it; cancelling is safe.
 
         :raises SerialError: what waiting does not change: it is no serial port, or has not these settings.
+        :raises RuntimeError: it is open already.
         """
+        if self.connected:
+            raise RuntimeError(f"{self._url} is open already; aclose() first")
         self._keep_state()
         if self._transport is not None:
             short = asyncio.get_running_loop().time() - self._opened < SHORT

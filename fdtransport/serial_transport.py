@@ -93,7 +93,7 @@ class SerialTransport(FrameReading):
             by_hand = self._serial.file.rs485_by_hand
             if by_hand is not None:
                 port = self._serial
-                hand = HandDriven(self._loop, self._sys, self._rfd, port.settings, by_hand, self._queued)
+                hand = HandDriven(self._loop, self._sys, self._rfd, port, by_hand, self._queued)
                 self._sys = self._hand = hand
 
     @property
@@ -153,19 +153,18 @@ class SerialTransport(FrameReading):
 
             await transport.reconfigure(baudrate=115200)
         """
-        wanted = replace(self.settings, **changes)
+        replace(self.settings, **changes)  # what is wrong with them is told before anything else
         if drain:
             await self.drain_wire()
         port = self._serial
         if isinstance(port, FilePort):
-            await self._off_loop(lambda fd: port.file.configure(wanted, fd))
+            await self._off_loop(lambda fd: port.file.configure(replace(port.settings, **changes), fd))
         elif isinstance(port, Port):
             for name, value in changes.items():
                 setattr(port, name, value)
         else:
             await self._off_loop(lambda _fd: port.apply_settings(dict(changes)))
-        if isinstance(self._hand, HandDriven):
-            self._hand.settings = self.settings
+        self._measure_gap(self.settings)
         return self.settings
 
     async def _off_loop(self, call: Callable[[int], T]) -> T:
@@ -361,12 +360,19 @@ class SerialTransport(FrameReading):
         """As with every transport. :raises SerialError: EOPNOTSUPP, the port has no descriptor of its own."""
         if self._pump is not None:
             raise serial_error(errno.EOPNOTSUPP, f"{self._serial!r} has no descriptor that could be detached")
-        return super().detach()
+        detached = super().detach()
+        self._disown()
+        return detached
 
     def _give_back(self) -> None:
         super()._give_back()
+        self._disown()
         if self._pump is not None:
             self._pump.dispose()
+
+    def _disown(self) -> None:
+        if isinstance(self._serial, Port):
+            self._serial.belongs_to(None)
 
     @property
     def close_timeout(self) -> float | None:
@@ -414,10 +420,10 @@ class SerialTransport(FrameReading):
         try:
             if not self._let_send(file, fd, hurry, BRIEFLY if briefly else None):
                 return False
-        except OSError:
-            pass  # unplugged: nothing is left to be sent
+        except (OSError, ValueError):
+            pass  # unplugged: nothing is left to be sent. (Or settings of pyserial's that no port has.)
         try:
-            file.close()
+            file.close_now() if isinstance(file, Port) else file.close()
         except OSError as exc:
             error = exc
         try:

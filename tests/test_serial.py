@@ -150,8 +150,10 @@ async def test_the_port_of_a_transport_is_set_up_under_pyserials_names() -> None
         assert (port.name, port.port, port.fileno()) == (pair.a.path, pair.a.path, port.fd)
         assert port.isOpen()
         assert "38400 baud 8N2" in repr(port)
+        transport.write(b", and this")
         port.close()
         assert transport.is_closing()
+        port.close()  # which is under way
         await lost(protocol)
         assert port.fd is None
         with pytest.raises(SerialError):

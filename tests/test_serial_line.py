@@ -252,6 +252,14 @@ async def test_each_frame_is_one_callback(pair: SerialPair) -> None:
     await end(transport)
 
 
+async def test_a_silence_in_characters_follows_the_speed(pair: SerialPair) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path, 1200, read_gap=Characters(12))
+    assert transport._gap == pytest.approx(0.1)
+    await transport.reconfigure(baudrate=12000)
+    assert transport._gap == pytest.approx(0.01)
+    await end(transport)
+
+
 async def test_a_frame_is_held_while_reading_is_paused_and_told_before_the_loss(pair: SerialPair) -> None:
     transport, protocol = await connect_serial(RecordingProtocol, pair.a.path, read_gap=0.02)
     pair.a.receive(b"frame")

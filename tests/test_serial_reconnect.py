@@ -26,6 +26,8 @@ async def test_a_device_that_was_unplugged_is_opened_again_as_it_was() -> None:
         assert port.transport is None
         transport, protocol = await port.connect(RecordingProtocol)
         assert port.connected
+        with pytest.raises(RuntimeError, match="open already"):
+            await port.connect(RecordingProtocol)
         await transport.reconfigure(baudrate=115200, parity="E")
         await transport.set_modem_lines(rts=False)
         pair.a.unplug()

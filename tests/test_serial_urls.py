@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import importlib
 import os
 import socket
 import sys
@@ -68,6 +70,54 @@ async def test_a_loop_is_served_in_threads() -> None:
     assert protocol.reason is None
     names = [thread.name for thread in threading.enumerate()]
     assert "fdtransport.serial" not in names, (before, names)
+
+
+def serve_rfc2217(listener: socket.socket) -> None:
+    """One client of a port that gives back what it gets, by pyserial's own half of a server."""
+    rfc2217 = importlib.import_module("serial.rfc2217")
+    port = pyserial.serial_for_url("loop://", timeout=0.01)
+    sock, _ = listener.accept()
+    sock.settimeout(0.01)
+
+    class Connection:
+        def write(self, data: bytes) -> None:
+            sock.sendall(data)
+
+    manager = rfc2217.PortManager(port, Connection())
+    with sock, contextlib.suppress(OSError):
+        while True:
+            try:
+                data = sock.recv(1024)
+            except TimeoutError:
+                data = None
+            if data == b"":
+                break
+            if data:
+                port.write(b"".join(manager.filter(data)))
+            back = port.read(port.in_waiting)
+            if back:
+                sock.sendall(b"".join(manager.escape(back)))
+    port.close()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name)")
+async def test_a_port_of_another_machine_is_served_by_rfc2217() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve_rfc2217, args=(listener,))
+        server.start()
+        url = f"rfc2217://127.0.0.1:{listener.getsockname()[1]}"
+        transport, protocol = await connect_serial(RecordingProtocol, url, 19200, exclusive=False)
+        data = bytes(range(256)) * 20
+        transport.write(data)
+        await until(lambda: len(protocol.received) == len(data), "it came back", 10)
+        assert protocol.received == data
+        assert (await transport.modem_lines()).cts
+        assert (await transport.reconfigure(baudrate=2400)).baudrate == 2400
+        transport.write(b"the end")
+        await until(lambda: protocol.received.endswith(b"the end"), "it came back", 10)
+        await end(transport, protocol)
+        assert protocol.reason is None
+        await asyncio.to_thread(server.join)
 
 
 async def test_an_error_in_a_thread_is_the_reason_of_the_loss() -> None:

@@ -37,20 +37,26 @@ class Characters(NamedTuple):
 class FrameReading(StreamTransport):
     """The part of a `SerialTransport` that gathers frames. ``_gap`` is 0 where it does not."""
 
-    __slots__ = ("_frame", "_gap", "_last", "_silence")
+    __slots__ = ("_frame", "_gap", "_last", "_silence", "_wanted_gap")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._gap = 0.0
+        self._wanted_gap: float | Characters = 0.0
         self._frame = bytearray()
         self._last = 0.0
         self._silence: asyncio.TimerHandle | None = None
         super().__init__(*args, **kwargs)
 
-    def gather_frames(self, gap: float) -> None:
+    def gather_frames(self, gap: float | Characters, settings: SerialSettings) -> None:
         """From now on, one ``data_received`` for what came without a silence of *gap* seconds."""
-        self._gap = gap
+        self._wanted_gap = gap
+        self._measure_gap(settings)
         if self._reader_on:
             self._add_reader()
+
+    def _measure_gap(self, settings: SerialSettings) -> None:
+        gap = self._wanted_gap
+        self._gap = gap.seconds(settings) if isinstance(gap, Characters) else gap
 
     def _reader(self) -> Callable[[], object]:
         return self._gather if self._gap and hasattr(self._protocol, "data_received") else super()._reader()

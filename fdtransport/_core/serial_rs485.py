@@ -17,7 +17,6 @@ from typing import Any
 
 from . import serial_line, syscalls
 from .serial_sending import LOOK, steps_until_sent
-from .serial_settings import SerialSettings
 
 __all__ = ["RS485", "HandDriven", "clear_rs485", "rs485_of", "set_rs485"]
 
@@ -91,7 +90,7 @@ class HandDriven:
         loop: asyncio.AbstractEventLoop,
         below: Any,
         fd: int,
-        settings: SerialSettings,
+        port: Any,
         wanted: RS485,
         queued: Callable[[], int],
     ) -> None:
@@ -103,7 +102,7 @@ class HandDriven:
         self._ready_at: float | None = None  # while it sends
         self._steps: Iterator[tuple[int, float]] | None = None
         self._timer: asyncio.Handle | None = None
-        self.settings = settings
+        self._port = port  # which knows its settings
 
     def _switch(self, on: bool) -> None:
         serial_line.set_modem_lines(self._fd, *((serial_line.RTS, 0) if on else (0, serial_line.RTS)))
@@ -136,7 +135,7 @@ class HandDriven:
             return
         try:
             if self._steps is None:
-                self._steps = steps_until_sent(self._fd, self.settings)
+                self._steps = steps_until_sent(self._fd, self._port.settings)
             _, pause = next(self._steps, (0, None))
             queued = self._queued()
             if pause is None and queued is not None and queued():

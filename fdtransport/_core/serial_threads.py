@@ -68,6 +68,8 @@ class PumpedPort:
                 while data and not self._unwanted:
                     count = self.instance.write(data)
                     data = data[len(data) if count is None else count :]
+                    if count == 0:
+                        time.sleep(LOOK)
         except BaseException as exc:
             self._failed(exc)
 
