@@ -17,7 +17,7 @@ def main() -> int:
     except Missing as exc:
         print(f"no machine to be had here: {exc}")
         return 2
-    print(report)
+    print(report.trouble or report.summary)
     return not report.good
 
 

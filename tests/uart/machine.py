@@ -42,10 +42,15 @@ class Report:
     def good(self) -> bool:
         return bool(self.passed) and not self.failed and not self.trouble
 
+    @property
+    def summary(self) -> str:
+        counts = f"{len(self.passed)} passed, {len(self.failed)} failed"
+        return f"{counts}; the guest spoke after {self.started:.0f} s, all of it took {self.seconds:.0f} s"
+
     def __str__(self) -> str:
         lines = [f"passed  {name}: {seen}" for name, seen in self.passed.items()]
         lines += [f"FAILED  {name}\n{text}" for name, text in self.failed.items()]
-        lines.append(f"the guest spoke after {self.started:.0f} s, all of it took {self.seconds:.0f} s")
+        lines.append(self.summary)
         return "\n".join([*lines, self.trouble] if self.trouble else lines)
 
 
@@ -79,9 +84,9 @@ class Machine:
             )  # fmt: skip
             for sock in (far, its):
                 sock.close()
-            plug = stack.enter_context(Plug(self._folder / "usb"))
             try:
-                self._serve(near, Monitor(monitor), plug)
+                with Plug(self._folder / "usb") as plug:
+                    self._serve(near, Monitor(monitor), plug)
             except (OSError, ValueError) as exc:
                 report.trouble = f"{type(exc).__name__}: {exc}"
             finally:
