@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from ._core import serial_line
 from ._core.serial_error import serial_error
+from ._core.serial_line import Counters
 
 __all__ = ["ModemChange", "ModemChanges", "ModemLines"]
+
+#: Calls a function with the descriptor, off the loop: the device may be at the end of a USB.
+Ask = Callable[[Callable[[int], int]], Awaitable[int]]
 
 #: Seconds between two looks.
 LOOK = 0.01
@@ -59,57 +63,57 @@ class ModemChanges:
     """An async iterator over the changes of the lines; it ends with the transport. Made by
     ``SerialTransport.modem_changes()``; what happens from then on is told.
 
-    :raises SerialError: the port has no modem lines.
+    :raises SerialError: from the iteration, the port has no modem lines.
     """
 
-    def __init__(self, fileno: Callable[[], int], name: str, *lines: str) -> None:
+    def __init__(self, fileno: Callable[[], int], ask: Ask, name: str, *lines: str) -> None:
         for line in lines:
             if line not in _NAMES:
                 raise ValueError(f"a line that can change is {', '.join(_NAMES)}, not {line!r}")
         self._fileno = fileno
+        self._ask = ask
+        self._name = name
         self._wanted = lines or _NAMES
-        fd = fileno()
+        self._bits: int | None = None
+        self._counts = self._count()
+
+    def _count(self) -> Counters | None:
+        """What the driver has counted, which it keeps here; None if it does not count."""
         try:
-            self._bits = serial_line.modem_lines(fd)
+            return serial_line.counters_of(self._fileno())
         except OSError as exc:
             if exc.errno in serial_line.NO_SUCH:
-                text = f"{name} has no modem lines; a pair of terminals has none"
-                raise serial_error(exc.errno, text) from exc
-            raise serial_error(exc.errno, f"{name}: {exc.strerror}") from exc
-        try:
-            self._counts: serial_line.Counters | None = serial_line.counters_of(fd)
-        except OSError as exc:
-            if exc.errno not in serial_line.NO_SUCH:
-                raise serial_error(exc.errno, f"{name}: {exc.strerror}") from exc
-            self._counts = None  # only what is so at the moment of a look is seen
+                return None
+            raise
 
     def __aiter__(self) -> ModemChanges:
         return self
 
     async def __anext__(self) -> ModemChange:
-        while True:
-            change = self._look()
-            if change is not None:
-                return change
+        while self._fileno() >= 0:
+            try:
+                edges = self._edges() if self._counts is not None else await self._differences()
+                if edges:
+                    return ModemChange(ModemLines.of(await self._ask(serial_line.modem_lines)), edges)
+            except OSError as exc:
+                if exc.errno in (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EBADF):
+                    break  # unplugged: the transport tells
+                if exc.errno in serial_line.NO_SUCH:
+                    text = f"{self._name} has no modem lines; a pair of terminals has none"
+                    raise serial_error(exc.errno, text) from exc
+                raise
             await asyncio.sleep(LOOK)
+        raise StopAsyncIteration
 
-    def _look(self) -> ModemChange | None:
-        fd = self._fileno()
-        if fd < 0:
-            raise StopAsyncIteration
-        try:
-            counts = None if self._counts is None else serial_line.counters_of(fd)
-            if counts is not None and counts[:4] == self._counts[:4]:  # type: ignore[index]
-                return None  # and no question to the device, which may be at the end of a USB
-            bits = serial_line.modem_lines(fd)
-        except OSError as exc:
-            if exc.errno in (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EBADF):
-                raise StopAsyncIteration from None  # unplugged: the transport tells
-            raise
-        if counts is not None and self._counts is not None:
-            edges = {name: getattr(counts, name) - getattr(self._counts, name) for name in self._wanted}
-        else:
-            edges = {name: int(bool((bits ^ self._bits) & _BITS[name])) for name in self._wanted}
-        self._bits, self._counts = bits, counts
-        edges = {name: number & 0x7FFFFFFF for name, number in edges.items() if number}
-        return ModemChange(ModemLines.of(bits), edges) if edges else None
+    def _edges(self) -> dict[str, int]:
+        before, now = self._counts, self._count()
+        if now is None or before is None:
+            return {}
+        self._counts = now
+        edges = {name: (getattr(now, name) - getattr(before, name)) & 0x7FFFFFFF for name in self._wanted}
+        return {name: number for name, number in edges.items() if number}
+
+    async def _differences(self) -> dict[str, int]:
+        before, self._bits = self._bits, await self._ask(serial_line.modem_lines)
+        changed = 0 if before is None else before ^ self._bits
+        return {name: 1 for name in self._wanted if changed & _BITS[name]}

@@ -93,7 +93,7 @@ class SerialTransport(FrameReading):
             by_hand = self._serial.file.rs485_by_hand
             if by_hand is not None:
                 port = self._serial
-                hand = HandDriven(self._loop, self._sys, self._rfd, port, by_hand, self._queued)
+                hand = HandDriven(self._loop, self._sys, port, by_hand, self._queued, self._after_breath)
                 self._sys = self._hand = hand
 
     @property
@@ -240,7 +240,7 @@ class SerialTransport(FrameReading):
         lost from this call on. With a driver that does not count, only what is so at a look is seen. It ends
         with the transport.
 
-        :raises SerialError: the port has no modem lines (ENOTTY).
+        :raises SerialError: from the iteration, the port has no modem lines (ENOTTY).
         :raises ValueError: *lines* are some of ``"cts"``, ``"dsr"``, ``"ri"``, ``"cd"``.
 
         ::
@@ -250,7 +250,7 @@ class SerialTransport(FrameReading):
         """
         self._open_fd()
         self._check_device("tell of changes of its lines")
-        return ModemChanges(self.fileno, self._name(), *lines)
+        return ModemChanges(self.fileno, self._off_loop, self._name(), *lines)
 
     def counters(self) -> Counters:
         """What the driver has counted: edges, characters, errors by their kind. The numbers only ever grow.
@@ -278,16 +278,14 @@ class SerialTransport(FrameReading):
         if self._pump is not None:
             await self._off_loop(lambda _fd: port.send_break(duration))
             return
-        fd = self._open_fd()
+        begun = asyncio.ensure_future(self._off_loop(lambda fd: serial_line.set_break(fd, True)))
         try:
-            serial_line.set_break(fd, True)
-            try:
-                await asyncio.sleep(duration)
-            finally:
-                if self._rfd == fd:
-                    serial_line.set_break(fd, False)
-        except OSError as exc:
-            raise self._named(exc) from None
+            await asyncio.shield(begun)
+            await asyncio.sleep(duration)
+        finally:
+            await asyncio.wait([begun])
+            if begun.exception() is None and self._rfd >= 0:
+                await self._off_loop(lambda fd: serial_line.set_break(fd, False))
 
     async def drain_wire(self) -> float:
         """Return when the last stop bit of what was written has left; when that was, by the loop's clock.
@@ -443,7 +441,7 @@ class SerialTransport(FrameReading):
         if not sent:
             serial_line.discard_output(fd)
         if self._hand is not None:
-            self._hand.end()
+            self._hand.end(fd)
         return True
 
     def _departed(self, error: OSError | None) -> None:

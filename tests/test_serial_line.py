@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -163,23 +164,26 @@ async def test_no_edge_of_a_line_is_lost(pair: SerialPair) -> None:
 async def test_changes_are_seen_without_a_driver_that_counts(pair: SerialPair) -> None:
     with FaultPlan() as plan:
         transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
-        plan.fail("ioctl", nth=2, errno=errno.ENOTTY)  # TIOCMGET, and then TIOCGICOUNT
+        plan.fail("ioctl", errno=errno.ENOTTY)  # TIOCGICOUNT
         changes = transport.modem_changes()
+        waiting = asyncio.ensure_future(anext(changes))
+        await until(lambda: changes._bits is not None, "it has looked")
         pair.a.set_line("dsr", True)
-        assert dict((await anext(changes)).edges) == {"dsr": 1}
+        assert dict((await waiting).edges) == {"dsr": 1}
         await end(transport)
 
 
 async def test_a_port_without_lines_says_so() -> None:
     with terminal() as port:
         transport, _ = await connect_serial(RecordingProtocol, port.path)
-        for ask in (transport.modem_changes, transport.counters):
+        with pytest.raises(SerialError) as caught:
+            transport.counters()
+        assert caught.value.errno == errno.ENOTTY
+        for asking in (
+            anext(transport.modem_changes()), transport.modem_lines(), transport.set_modem_lines(rts=True)
+        ):  # fmt: skip
             with pytest.raises(SerialError) as caught:
-                ask()
-            assert caught.value.errno == errno.ENOTTY
-        for ask in (transport.modem_lines, transport.set_modem_lines):
-            with pytest.raises(SerialError) as caught:
-                await (ask(rts=True) if ask == transport.set_modem_lines else ask())
+                await asking
             assert caught.value.errno == errno.ENOTTY
         with pytest.raises(ValueError, match="no RS-485"):
             transport.serial.rs485_mode = None
@@ -327,15 +331,35 @@ async def test_draining_takes_as_long_as_the_line_does() -> None:
 
 async def test_the_driver_is_told_of_rs485_and_put_back() -> None:
     async with serial_pair(rs485=True) as pair:
-        wanted = RS485(delay_before_send=0.002, rts_after_send=True, receive_while_sending=True)
+        wanted = RS485(delay_before_send=0.0021, rts_after_send=True, receive_while_sending=True)
         transport, _ = await connect_serial(RecordingProtocol, pair.a.path, rs485=wanted)
-        assert rs485_of(transport.fileno()) == wanted
+        assert rs485_of(transport.fileno()) == replace(wanted, delay_before_send=0.002)
         await end(transport)
         transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
         assert rs485_of(transport.fileno()) is None
         await end(transport)
-    with pytest.raises(ValueError, match="0 to 10 seconds"):
+    with pytest.raises(ValueError, match="0 to 0"):
         RS485(delay_after_send=11)
+
+
+async def test_what_the_driver_leaves_out_of_rs485_is_told() -> None:
+    async with serial_pair(rs485=True) as pair:
+        original, syscalls.ioctl = syscalls.ioctl, without_termination(syscalls.ioctl)
+        try:
+            with pytest.raises(SerialError, match=r"terminate=True.*terminate=False"):
+                await connect_serial(RecordingProtocol, pair.a.path, rs485=RS485(terminate=True))
+            assert rs485_of(pair.a.uart._slave) is None
+        finally:
+            syscalls.ioctl = original
+
+
+def without_termination(ioctl: Any) -> Any:
+    def call(fd: int, request: int, argument: Any = 0) -> Any:
+        if request == 0x542F:
+            argument[0] &= ~32
+        return ioctl(fd, request, argument)
+
+    return call
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.005])
@@ -357,6 +381,38 @@ async def test_rts_is_set_by_hand_around_what_is_sent(delay: float) -> None:
             assert pair.b.uart.counts["cts"] == edges + 2
         await until(lambda: protocol.received.endswith(b"request and" + bytes(10)), "all has come")
         await end(near, far)
+
+
+async def test_a_port_that_is_closed_while_it_sends_lets_the_line_go_afterwards() -> None:
+    async with serial_pair(speed=True) as pair:
+        near, _ = await connect_serial(RecordingProtocol, pair.a.path, 38400, rs485=RS485(), hupcl=False)
+        far, protocol = await connect_serial(RecordingProtocol, pair.b.path, 38400)
+        near.write(bytes(200))
+        near.close()
+        await near.aclose()
+        assert "rts" not in pair.a.lines
+        await until(lambda: len(protocol.received) == 200, "all has come")
+        near, _ = await connect_serial(RecordingProtocol, pair.a.path, 38400, rs485=RS485(), hupcl=False)
+        near.write(bytes(200))
+        near.abort()
+        await near.aclose()
+        assert "rts" not in pair.a.lines
+        await end(far)
+
+
+async def test_a_break_that_is_cancelled_ends(pair: SerialPair) -> None:
+    errors: list[LineError] = []
+    near, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    far, _ = await connect_serial(RecordingProtocol, pair.b.path, on_line_error=errors.append)
+    for _ in range(2):
+        sending = asyncio.ensure_future(near.send_break(30))
+        await until(lambda: pair.a.uart._break, "it has begun")
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert not pair.a.uart._break
+    await until(lambda: len(errors) == 2, "they were told")
+    await end(near, far)
 
 
 def test_a_virtual_port_tells_what_it_is() -> None:

@@ -16,7 +16,7 @@ from . import serial_line, syscalls
 from .off_loop import Departures
 from .serial_error import SerialError, serial_error
 from .serial_line import Attributes
-from .serial_rs485 import RS485, clear_rs485, rs485_of, set_rs485
+from .serial_rs485 import RS485, clear_rs485, in_milliseconds, rs485_of, set_rs485
 from .serial_settings import SerialSettings
 
 __all__ = ["DEPARTURES", "Opening", "SerialFile"]
@@ -150,13 +150,16 @@ class SerialFile:
 
     def _set_rs485(self, wanted: RS485) -> None:
         try:
-            self._rs485_before = (rs485_of(self.fd),)
+            before = rs485_of(self.fd)
             set_rs485(self.fd, wanted)
-            return
         except OSError as exc:
-            self._rs485_before = None
             if exc.errno not in serial_line.NO_SUCH:
                 raise
+        else:
+            self._rs485_before = (before,)
+            if (got := rs485_of(self.fd)) != in_milliseconds(wanted):  # drivers leave out what they have not
+                raise serial_error(errno.EINVAL, f"{self.path} has not {wanted}; it has {got}")
+            return
         try:
             on = wanted.rts_after_send
             serial_line.set_modem_lines(self.fd, *((serial_line.RTS, 0) if on else (0, serial_line.RTS)))

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
+import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import serial_line, syscalls
+from .off_loop import run_off_loop
 from .serial_sending import LOOK, steps_until_sent
 
-__all__ = ["RS485", "HandDriven", "clear_rs485", "rs485_of", "set_rs485"]
+__all__ = ["RS485", "HandDriven", "clear_rs485", "in_milliseconds", "rs485_of", "set_rs485"]
 
 _TIOCGRS485, _TIOCSRS485 = 0x542E, 0x542F
+_DELAYS = ("delay_before_send", "delay_after_send")
 _ENABLED, _ON_SEND, _AFTER_SEND, _RX_DURING_TX, _TERMINATE = 1, 2, 4, 16, 32
 
 
@@ -28,7 +33,7 @@ _ENABLED, _ON_SEND, _AFTER_SEND, _RX_DURING_TX, _TERMINATE = 1, 2, 4, 16, 32
 class RS485:
     """How the direction of an RS-485 line is switched.
 
-    :raises ValueError: a delay that is negative or above 10 s.
+    :raises ValueError: a delay that is not 0 to 0.5 s. (Drivers take up to 0.1 s.)
     """
 
     rts_on_send: bool = True
@@ -36,7 +41,7 @@ class RS485:
     rts_after_send: bool = False
     """RTS otherwise."""
     delay_before_send: float = 0.0
-    """Seconds between the switch and the first byte; whole milliseconds. By hand: rounded up to 10 ms."""
+    """Seconds between the switch and the first byte; whole milliseconds."""
     delay_after_send: float = 0.0
     """Seconds between the last byte and the switch back; whole milliseconds."""
     receive_while_sending: bool = False
@@ -45,9 +50,15 @@ class RS485:
     """Switch the terminating resistor on, where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("delay_before_send", "delay_after_send"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise ValueError(f"{name} is 0 to 10 seconds, not {getattr(self, name)!r}")
+        for name in _DELAYS:
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ValueError(f"{name} is 0 to 0.5 seconds, not {getattr(self, name)!r}")
+
+
+def in_milliseconds(wanted: RS485) -> RS485:
+    """*wanted* with the delays that the kernel can be told."""
+    delays = {name: round(1000 * getattr(wanted, name)) / 1000 for name in _DELAYS}
+    return replace(wanted, **delays)
 
 
 def set_rs485(fd: int, wanted: RS485) -> None:
@@ -83,59 +94,108 @@ def rs485_of(fd: int) -> RS485 | None:
 
 
 class HandDriven:
-    """The functions that move the bytes of a port, with RTS around what is written."""
+    """The functions that move the bytes of a port, with RTS around what is written.
+
+    RTS is set in threads: at the end of a USB it may take its time. What is written meanwhile is refused as
+    when the kernel is out of buffers, so that a transport keeps it; *go_on* has it try again. *queued* tells
+    how much that is. Both are bound methods of the transport, which is not kept alive.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         below: Any,
-        fd: int,
         port: Any,
         wanted: RS485,
         queued: Callable[[], int],
+        go_on: Callable[[], object],
     ) -> None:
-        self._loop = weakref.ref(loop)
+        self._loop = loop
         self._below = below
-        self._fd = fd
-        self._queued = weakref.WeakMethod(queued)  # that of the transport that has this
+        self._port = port  # which knows its descriptor and its settings
         self._wanted = wanted
-        self._ready_at: float | None = None  # while it sends
+        self._queued = weakref.WeakMethod(queued)
+        self._go_on = weakref.WeakMethod(go_on)
+        self._lock = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._rts = wanted.rts_after_send
+        self._switching = False
+        self._sending = False
+        self._ready_at = math.inf
         self._steps: Iterator[tuple[int, float]] | None = None
         self._timer: asyncio.Handle | None = None
-        self._port = port  # which knows its settings
 
-    def _switch(self, on: bool) -> None:
-        serial_line.set_modem_lines(self._fd, *((serial_line.RTS, 0) if on else (0, serial_line.RTS)))
+    # -- the direction -----------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        if self._ready_at is None:
-            self._switch(self._wanted.rts_on_send)
+    def _switch(self, rts: bool) -> None:
+        self._rts = rts
+        fd = self._port.fileno()
+        if not self._switching and fd >= 0:
+            copy = syscalls.dup(fd)  # the thread may outlive the original
+            self._switching = True
+            self._idle.clear()
+            run_off_loop(self._loop, lambda: self._set_rts_and_tell(copy))
+
+    def _set_rts(self, fd: int) -> bool:
+        """As it is wanted by now."""
+        with self._lock:
+            rts = self._rts
+            serial_line.set_modem_lines(fd, *((serial_line.RTS, 0) if rts else (0, serial_line.RTS)))
+            return rts
+
+    def _set_rts_and_tell(self, fd: int) -> None:
+        """In a thread."""
+        rts = self._rts
+        try:
+            rts = self._set_rts(fd)
+        except OSError:
+            pass  # unplugged: reading and writing will tell
+        finally:
+            syscalls.close(fd)
+            self._idle.set()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._switched, rts)
+
+    def _switched(self, rts: bool) -> None:
+        self._switching = False
+        if rts is not self._rts:
+            self._switch(self._rts)
+        elif self._sending:
             self._ready_at = time.monotonic() + self._wanted.delay_before_send
-            loop = self._loop()
-            if loop is not None and self._wanted.delay_before_send:
-                # Should it come to nothing: what is queued may be thrown away meanwhile.
-                self._timer = loop.call_later(self._wanted.delay_before_send, self._look)
+            self._timer = self._loop.call_later(self._wanted.delay_before_send, self._begin_to_send)
+
+    def _begin_to_send(self) -> None:
+        self._ready_at = 0.0
+        go_on = self._go_on()
+        if go_on is not None:
+            go_on()
+        self._sent()  # should nothing be there any more, it is over
+
+    def _check(self) -> None:
+        """Raise unless the line is ours now."""
+        if not self._sending:
+            self._sending = True
+            self._ready_at = math.inf
+            self._switch(self._wanted.rts_on_send)
         if time.monotonic() < self._ready_at:
-            # What a transport does on this errno is what is wanted: keep it all, and try again soon.
             raise OSError(errno.ENOBUFS, "the line is being switched")
 
     def _sent(self) -> None:
         """Something has gone to the driver: look when it has left."""
-        loop = self._loop()
         self._steps = None
         if self._timer is not None:
             self._timer.cancel()
-        if loop is not None and not loop.is_closed():
-            self._timer = loop.call_soon(self._look)
+        self._timer = self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._timer = None
-        loop = self._loop()
-        if loop is None:
+        fd = self._port.fileno()
+        if fd < 0:
             return
         try:
             if self._steps is None:
-                self._steps = steps_until_sent(self._fd, self._port.settings)
+                self._steps = steps_until_sent(fd, self._port.settings)
             _, pause = next(self._steps, (0, None))
             queued = self._queued()
             if pause is None and queued is not None and queued():
@@ -143,37 +203,42 @@ class HandDriven:
         except OSError:
             return  # unplugged: reading and writing will tell
         if pause is None:
-            self._timer = loop.call_later(self._wanted.delay_after_send, self.end)
+            self._timer = self._loop.call_later(self._wanted.delay_after_send, self._end)
         else:
-            self._timer = loop.call_later(pause, self._look)
+            self._timer = self._loop.call_later(pause, self._look)
 
-    def end(self) -> None:
-        """Everything has been sent."""
-        self._timer = self._ready_at = None
-        try:
-            self._switch(self._wanted.rts_after_send)
-        except OSError:
-            pass  # unplugged
+    def _end(self) -> None:
+        self._timer = None
+        self._sending = False
+        self._switch(self._wanted.rts_after_send)
 
     def stop(self) -> None:
-        """Leave it to somebody else to call ``end()``."""
+        """Leave it to ``end()``."""
         if self._timer is not None:
             self._timer.cancel()
 
+    def end(self, fd: int) -> None:
+        """In a thread: everything has been sent, and *fd* is about to be closed."""
+        self._rts = self._wanted.rts_after_send
+        self._idle.wait()
+        self._set_rts(fd)
+
+    # -- the functions ------------------------------------------------------------------------------------
+
     def write(self, fd: int, data: Any) -> int:
-        self._begin()
+        self._check()
         count: int = self._below.write(fd, data)
         self._sent()
         return count
 
     def writev(self, fd: int, pieces: list[Any]) -> int:
-        self._begin()
+        self._check()
         count: int = self._below.writev(fd, pieces)
         self._sent()
         return count
 
     def splice(self, source: int, target: int, *args: Any) -> int:
-        if target == self._fd:
+        if target == self._port.fileno():
             raise OSError(errno.EINVAL, "RTS is set by hand around what is written")
         return int(self._below.splice(source, target, *args))
 
