@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from serial_stalls import MOST, SITUATIONS, full, least, opened
+from serial_stalls import MOST, SITUATIONS, Quiet, full, least, opened
 from terminal_pair import port
 
 from fdtransport import serial
 from fdtransport._core import syscalls
 from fdtransport.testing import serial_pair
+from fdtransport.testing.observe import until
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -86,6 +87,18 @@ async def test_what_concerns_the_line_calls_nothing_that_may_block() -> None:
             await transport.reconfigure(baudrate=19200, parity="E")
             await transport.send_break(0.01)
             await transport.drain_wire()
+            assert seen == []
+        transport.close()
+        await protocol.lost
+
+
+async def test_nor_does_the_direction_of_rs485_by_hand() -> None:
+    async with serial_pair() as pair:
+        transport, protocol = await serial.connect_serial(Quiet, pair.a.path, rs485=serial.RS485())
+        with calls_on_the_loop() as seen:
+            transport.write(b"hello")
+            await transport.drain_wire()
+            await until(lambda: "rts" not in pair.a.lines, "it listens again")
             assert seen == []
         transport.close()
         await protocol.lost
