@@ -254,7 +254,7 @@ async def after_the_loss(peer: Peer) -> None:
         log.transport.write(b"x")
 
 
-@case("A `StreamWriter` of it has no `write_eof`, as a port has none")
+@case("`can_write_eof()` is False: a port has no end of file")
 async def eof(peer: Peer) -> None:
     with port() as one:
         log = Log()

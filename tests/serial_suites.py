@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve()
 SUITES = {"pyserial-asyncio==0.6": "serial_asyncio", "pyserial-asyncio-fast==0.16": "serial_asyncio_fast"}
 PORTS, LOOPS = ("socket", "terminal"), ("asyncio", "uvloop")
 #: Seconds for the download, and for one test.
-DOWNLOAD_TIME, TEST_TIME = 60, 20
+DOWNLOAD_TIME, TEST_TIME = 60, 40
 
 
 class Unavailable(Exception):
