@@ -258,6 +258,7 @@ def _programs() -> list[Case]:
     ]  # fmt: skip
     return cases
 
+WATCHERS = ("inotify_simple", "asyncinotify", "aionotify", "twisted")
 
 CASES = (
     *_writes(),
@@ -289,6 +290,27 @@ CASES = (
         )
         for word, title in (("receive", "UDP receive, 64 waiting"), ("send", "UDP send, 64 a turn"))
         for piece in (64, 1_400)
+    ),
+    *(
+        Case(
+            f"tun-{word}-{piece}", (17,), f"TUN, {title}, {piece} B", f"tun-{word}", "packet", 20_480, 2_100,
+            (*OURS, "blocking", "pytun"), ("blocking", "pytun"), kind="tun", loads=0,
+            options={"piece": piece},
+        )
+        for word, title in (("read", "2048 packets that wait, read"), ("write", "packets written, 64 a turn"))
+        for piece in (64, 1_400)
+    ),
+    Case(
+        "tun-relay", (18,), "TCP through a relay of two TUNs; plain, MTU 9000, offload", "tun-relay", "MB",
+        64 * MB, MB, ("fdtransport", "fdtransport-9000", "fdtransport-raw", "fdtransport-split"),
+        ("fdtransport",), ("wall", "cpu"), kind="tun", loads=2,
+    ),
+    *(
+        Case(
+            name, (16,), f"8,000 CREATE and DELETE of inotify waiting, {title}", name, "event", 8_000, 400,
+            (*OURS, *WATCHERS, "blocking"), (*WATCHERS, "blocking"), ("cpu", "wall"), loads=0,
+        )
+        for name, title in (("events", "ours by connect_inotify"), ("tree-events", "ours by watch"))
     ),
     Case(
         "udp-echo", (23,), "UDP echo of 64 B, one at a time", "udp-echo", "round trip", 3_000, 200, LOOPS,

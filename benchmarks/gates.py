@@ -73,6 +73,10 @@ GATES = (
     Gate(14, "relay-unix>unix", "uvloop", 1.15, 2.0),
     Gate(14, "relay-tcp>tcp", "uvloop", 1.15, 2.0),
     Gate(15, "relay-copied", "asyncio", 1.2, 2.0),
+    Gate(17, "tun-read-64", "blocking", 0.85, 0.97),
+    Gate(17, "tun-read-64", "pytun", 0.85, 0.97),
+    Gate(17, "tun-write-64", "blocking", 0.85, 0.97),
+    Gate(18, "tun-relay", "fdtransport", 6.0, 12, "wall", subject="fdtransport-raw"),
     # Each transport registered with the loop's own poller, for which parity with asyncio-64k and 0.72 of
     # uvloop are expected, times 0.85; 1.1 and 0.75 need one private poller for all of them. Stock asyncio
     # is 4.5 times slower or equal by the luck of its heap (see Asyncio64k): printed, no gate.
@@ -81,6 +85,9 @@ GATES = (
     Gate(20, "ready-2900", "asyncio-64k", 0.9),
     Gate(21, "accept", "asyncio", 1.2, 1.6),
     Gate(21, "accept", "uvloop", 0.7, 1.0),
+    Gate(16, "events", "inotify_simple", 1.1, 1.3),
+    Gate(16, "events", "asyncinotify", 3.4, 4.0),
+    Gate(16, "events", "twisted", 3.4, 4.0),
     Gate(22, "serial-read", "pyserial-asyncio", 1.5, 2.5),
     Gate(22, "serial-read", "pyserial-asyncio-fast", 1.5, 2.5),
     Gate(22, "serial-read", "serialx", 1.5, 2.5),

@@ -104,6 +104,16 @@ class Blocking(Library):
         return output, os.waitpid(pid, 0)[1]
 
 
+class PyTun(Blocking):
+    """python-pytun, whose calls wait."""
+
+    name = "pytun"
+    shapes = ("pytun",)
+
+    def prepare(self) -> None:
+        import pytun  # noqa: F401 (an ImportError says that it is not here)
+
+
 class Splice(Blocking):
     """The limit of a relay: os.splice in a plain loop."""
 
@@ -244,7 +254,10 @@ class Uvloop(Asyncio):
 
 class Fdtransport(Asyncio):
     name = "fdtransport"
-    shapes = ("relay", "protocol", "stream")
+    shapes = ("ours", "relay", "protocol", "stream")
+    #: Of the interfaces, where the medium is a TUN.
+    tun_mtu = 1500
+    tun_offload: str | None = None
 
     def prepare(self) -> None:
         import fdtransport
@@ -318,6 +331,27 @@ class Fdtransport(Asyncio):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
+class Fdtransport9000(Fdtransport):
+    """With packets of that size, where the medium carries them."""
+
+    name = "fdtransport-9000"
+    tun_mtu = 9000
+
+
+class FdtransportRaw(Fdtransport):
+    """With large packets that are passed on as they are."""
+
+    name = "fdtransport-raw"
+    tun_offload = "raw"
+
+
+class FdtransportSplit(Fdtransport):
+    """With large packets that are cut into such of the MTU."""
+
+    name = "fdtransport-split"
+    tun_offload = "split"
+
+
 class FdtransportUv(Fdtransport, Uvloop):
     """Our transports on uvloop's loop."""
 
@@ -358,7 +392,7 @@ class Twisted(Library):
     """The epoll reactor, its own connection and pipe classes; asyncio's names are class-level aliases."""
 
     name = "twisted"
-    shapes = ("protocol",)
+    shapes = ("protocol", "twisted")
 
     def prepare(self) -> None:
         from twisted.internet import defer, epollreactor, process, task, tcp
@@ -579,8 +613,40 @@ class Pexpect(Blocking):
         return child
 
 
+class InotifySimple(Blocking):
+    name = "inotify_simple"
+    shapes = ("inotify_simple",)
+
+    def prepare(self) -> None:
+        import inotify_simple
+
+        self.module: Any = inotify_simple
+
+
+class Asyncinotify(Asyncio):
+    name = "asyncinotify"
+    shapes = ("asyncinotify",)
+
+    def prepare(self) -> None:
+        import asyncinotify
+
+        self.module: Any = asyncinotify
+
+
+class Aionotify(Asyncio):
+    name = "aionotify"
+    shapes = ("aionotify",)
+
+    def prepare(self) -> None:
+        import aionotify
+
+        self.module: Any = aionotify
+
+
 COLUMNS = (
-    Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(),
-    PyserialAsyncio(), PyserialAsyncioFast(), Serialx(), Blocking(), Splice(), Ptyprocess(), Pexpect(),
+    Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), Blocking(),
+    Splice(), Ptyprocess(), Pexpect(), PyserialAsyncio(), PyserialAsyncioFast(), Serialx(),
+    PyTun(), Fdtransport9000(), FdtransportRaw(), FdtransportSplit(),
+    InotifySimple(), Asyncinotify(), Aionotify(),
 )  # fmt: skip
 LIBRARIES: dict[str, Any] = {library.name: library for library in COLUMNS}

@@ -16,13 +16,27 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accepts, datagrams, encrypted, files, idle, programs, reads, relays, serials, writes
+from benchmarks import (
+    accepts,
+    datagrams,
+    encrypted,
+    events,
+    files,
+    idle,
+    programs,
+    reads,
+    relays,
+    serials,
+    tunnels,
+    writes,
+)
 from benchmarks.cases import BY_NAME
 from benchmarks.job import SHAPES, Job
 from benchmarks.libraries import LIBRARIES
 
 __all__ = [
-    "accepts", "datagrams", "encrypted", "files", "idle", "programs", "reads", "relays", "serials", "writes",
+    "accepts", "datagrams", "encrypted", "events", "files", "idle", "programs", "reads",
+    "relays", "serials", "tunnels", "writes",
 ]  # fmt: skip
 
 

@@ -2,10 +2,14 @@
 
 from ._core.base import Detached
 from ._core.flow import Producer
+from ._core.inotify_limits import InotifyLimits
+from ._core.inotify_records import InotifyMask
 from ._core.lifecycle import CloseReason
 from ._core.packet import PacketTransport
 from ._core.stream import StreamTransport
 from ._core.tls import start_tls
+from ._core.watch_tree import Change as WatchEvent
+from ._core.watch_tree import Kind as WatchKind
 from .activation import ActivationSocket, activation_sockets
 from .attach import TerminalTransport, attach_terminal, connect_terminal
 from .datagrams import DatagramTransport, create_datagram_endpoint, open_datagram_endpoint
@@ -14,6 +18,7 @@ from .errors import (
     BufferLimitError,
     DescriptorInUseError,
     EndpointError,
+    InotifyLimitError,
     OutputLimitError,
     TransportError,
     UnpollableFileError,
@@ -22,6 +27,9 @@ from .exec import ExecTransport, connect_exec, open_exec
 from .fd import connect_fd, connect_packet_fd, open_fd, open_packet_fd
 from .fifo import FifoTransport, connect_fifo, open_fifo
 from .files import sendfile
+from .inotify import InotifyTransport, connect_inotify
+from .inotify_events import InotifyEvent, InotifyProtocol, InotifyWatch, WatchEnd
+from .link import Link, LinkState, Route
 from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
@@ -46,7 +54,18 @@ from .sockets import PeerCredentials, Server, SocketTransport, UnixTransport
 from .stdio import StdioTransport, connect_stdio, open_stdio
 from .streams import StreamReader
 from .tcp import create_connection, create_server, open_connection, start_server
+from .tuntap import (
+    TunTapGroup,
+    TunTapOptions,
+    TunTapStream,
+    connect_tuntap,
+    connect_tuntap_queues,
+    open_tuntap,
+)
+from .tuntap_transport import TunTapAddress, TunTapTransport
 from .unix import create_unix_connection, create_unix_server, open_unix_connection, start_unix_server
+from .watch_subscription import Subscription as WatchSubscription
+from .watcher import Watcher, watch
 from .writer import StreamWriter
 
 __all__ = [
@@ -61,6 +80,15 @@ __all__ = [
     "EventLoop",
     "ExecTransport",
     "FifoTransport",
+    "InotifyEvent",
+    "InotifyLimitError",
+    "InotifyLimits",
+    "InotifyMask",
+    "InotifyProtocol",
+    "InotifyTransport",
+    "InotifyWatch",
+    "Link",
+    "LinkState",
     "OutputLimitError",
     "PacketPipeTransport",
     "PacketStream",
@@ -77,6 +105,7 @@ __all__ = [
     "ReconnectingSerial",
     "Relay",
     "RelayResult",
+    "Route",
     "SerialError",
     "SerialSettings",
     "SerialTransport",
@@ -90,20 +119,33 @@ __all__ = [
     "TerminalEvent",
     "TerminalTransport",
     "TransportError",
+    "TunTapAddress",
+    "TunTapGroup",
+    "TunTapOptions",
+    "TunTapStream",
+    "TunTapTransport",
     "UnixTransport",
     "UnpollableFileError",
+    "WatchEnd",
+    "WatchEvent",
+    "WatchKind",
+    "WatchSubscription",
+    "Watcher",
     "WindowSize",
     "activation_sockets",
     "attach_terminal",
     "connect_exec",
     "connect_fd",
     "connect_fifo",
+    "connect_inotify",
     "connect_packet_fd",
     "connect_pty",
     "connect_read_pipe",
     "connect_serial",
     "connect_stdio",
     "connect_terminal",
+    "connect_tuntap",
+    "connect_tuntap_queues",
     "connect_url",
     "connect_write_pipe",
     "create_connection",
@@ -129,6 +171,7 @@ __all__ = [
     "open_pty_process",
     "open_serial",
     "open_stdio",
+    "open_tuntap",
     "open_unix_connection",
     "open_url",
     "relay",
@@ -139,4 +182,5 @@ __all__ = [
     "start_unix_server",
     "subprocess_exec",
     "subprocess_shell",
+    "watch",
 ]

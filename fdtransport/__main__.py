@@ -48,7 +48,12 @@ endpoints:
   exec:PROGRAM ARGUMENTS    a program, without a shell  ?cwd=DIR&stderr=inherit|stdout|null
                             the same, on a terminal     ?pty&size=ROWSxCOLUMNS&cwd=DIR
   shell:COMMAND LINE        a command line for /bin/sh  ?cwd=DIR&stderr=...  or  ?pty&size=...&cwd=DIR
+  tun:name                  a TUN interface             ?addr=10.9.0.1/24&mtu=N&up=no&route=NET&netns=PATH
+  tap:name                  a TAP interface             the same, and ?hwaddr=MAC
   file:/path                a file                      ?append&create=yes|no|new
+                                                        or, to read, ?follow&from=start|end
+  watch:/directory          its events as JSON lines    ?ignore=NAME,...&recursive=yes|no
+                                                        &initial&follow&settle=SECONDS
 
 examples:
   python -m fdtransport tcp+listen://127.0.0.1:7000 unix:/run/app.sock
@@ -61,7 +66,7 @@ examples:
 A listener relays each connection to a new connection of the other endpoint, or to a new program; of UDP and
 UNIX datagrams, each address that sends is one, until it was quiet for idle=SECONDS (60). A record becomes
 bytes as it is, and what is read from a stream at once becomes records of --record bytes and a shorter one;
---frame keeps the boundaries in the stream.
+--frame keeps the boundaries in the stream, as packets of a TUN or TAP always have them (2).
 
 The command of exec: is words, quoted as in a shell; in it a ? is written %3F, a # %23 and a % %25. The end of
 the other endpoint is the end of the program's input; on a terminal Ctrl-D is typed, and the program is hung
@@ -437,7 +442,11 @@ def _signals(command: Command) -> Iterator[None]:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     # What begins with a dash is an option to argparse.
     words = [f"stdio:{word[1:]}" if word.startswith("-?") else word for word in arguments]
-    return _parser().parse_args(words)
+    options = _parser().parse_args(words)
+    for end in ("a", "b"):  # as it was typed, for what is told of it
+        if getattr(options, end).startswith("stdio:?"):
+            setattr(options, end, f"-{getattr(options, end)[6:]}")
+    return options
 
 
 def _endpoints(options: argparse.Namespace) -> tuple[Endpoint, Endpoint]:

@@ -23,6 +23,7 @@ from ._core.terminal import WindowSize
 from .errors import bad_descriptor
 from .stdio import StdioTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["ESCAPE", "TerminalTransport", "attach_terminal", "connect_terminal"]
 
@@ -277,7 +278,7 @@ async def attach_terminal(
     escape: bytes | None = ESCAPE,
     on_resize: OnResize | None = None,
     limit: int = DEFAULT_LIMIT,
-) -> AsyncIterator[tuple[StreamReader, asyncio.StreamWriter]]:
+) -> AsyncIterator[tuple[StreamReader, StreamWriter[TerminalTransport]]]:
     """The user's terminal in raw mode, as a reader and a writer, for the length of a block.
 
     As ``connect_terminal``. ``writer.transport`` is the `TerminalTransport`: ``window_size``,

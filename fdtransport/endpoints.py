@@ -134,7 +134,14 @@ async def connect_url(
                             ``stderr=inherit|stdout|null``; on a terminal of its own with ``pty``, and
                             then ``size=24x80`` (rows and columns)
     ``shell:COMMAND``       the same of a command line for ``/bin/sh``
-    ``file:/path``          for writing: ``append``, ``create=yes|no|new``
+    ``tun:name``            a TUN interface, and ``tap:name`` a TAP: records; ``addr=10.9.0.1/24,fd00::1/64``,
+                            ``mtu=N``, ``up=no``, ``route=10.0.0.0/8``, ``netns=PATH``, ``hwaddr=...`` (tap),
+                            ``txqueuelen=N``, ``persist``, as in ``connect_tuntap``
+    ``file:/path``          for writing: ``append``, ``create=yes|no|new``; for reading: ``follow`` it as
+                            it grows and is rotated, ``from=start|end``
+    ``watch:/directory``    what happens in it and below, as lines of JSON: ``recursive=yes|no``,
+                            ``initial``, ``follow`` (it need not be there), ``settle=SECONDS``,
+                            ``ignore=NAME,...``
     ======================  =====================================================================
 
     *mode*: ``"r"`` to read, ``"w"`` to write, ``"rw"`` for both. Default: both; for FIFOs and files,

@@ -17,6 +17,7 @@ __all__ = [
     "DescriptorInUseError",
     "EndpointError",
     "ErrnoTable",
+    "InotifyLimitError",
     "Meaning",
     "OutputLimitError",
     "TransportError",
@@ -82,6 +83,26 @@ class OutputLimitError(TransportError):
 
     def __init__(self, fd: int, limit: int) -> None:
         super().__init__(errno.ENOBUFS, f"more than {limit} bytes came from descriptor {fd} of the process")
+
+
+class InotifyLimitError(TransportError):
+    """A limit of inotify(7) is reached; the message says which, what uses it up, and how to raise it.
+
+    ``errno`` is ENOSPC for watches and EMFILE for instances, as the kernel answers.
+    """
+
+    def __init__(
+        self, number: int, what: str, *, limit: str = "", value: int = -1, used: int = -1, remedy: str = ""
+    ) -> None:
+        super().__init__(number, what)
+        self.limit: str = limit
+        """The limit's name, as sysctl(8) has it."""
+        self.value: int = value
+        """What it is set to; -1 when that cannot be read."""
+        self.used: int = used
+        """How many of them were found to be in use by this user."""
+        self.remedy: str = remedy
+        """The command that raises it."""
 
 
 class Meaning(Enum):

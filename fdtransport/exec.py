@@ -22,6 +22,7 @@ from ._core.spawn import StrOrBytesPath
 from .pipes import PipeTransport
 from .program import ProgramTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["ExecTransport", "connect_exec", "open_exec"]
 
@@ -36,7 +37,7 @@ class ExecTransport(ProgramTransport, PipeTransport):
     Extra info: ``pid``, ``pipe``, ``pipe_size``, ``fd``.
     """
 
-    __slots__ = ("_child", "_last", "_linger", "_output_over", "_start")
+    __slots__ = ("_child", "_dropped", "_last", "_linger", "_output_over", "_start")
 
     #: Whether it has nothing more to say, of itself.
     _output_over: bool
@@ -156,7 +157,7 @@ async def connect_exec(
 
 async def open_exec(
     program: StrOrBytesPath, *args: StrOrBytesPath, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[ExecTransport]]:
     """A reader of *program*'s standard output, and a writer to its standard input.
 
     As ``connect_exec``, with its options. ``writer.transport`` is the `ExecTransport`. *limit*: bytes that

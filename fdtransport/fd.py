@@ -17,6 +17,7 @@ from ._core.stream import StreamTransport
 from .datagrams import DatagramTransport
 from .packets import PacketStream, open_packets
 from .streams import DEFAULT_LIMIT, StreamReader, open_streams
+from .writer import StreamWriter
 
 __all__ = ["connect_fd", "connect_packet_fd", "open_fd", "open_packet_fd"]
 
@@ -56,7 +57,7 @@ async def connect_fd(
 
 async def open_fd(
     fd: FileLike | tuple[FileLike, FileLike], *, limit: int = DEFAULT_LIMIT, cork: int | None = None
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[StreamTransport]]:
     """A reader and a writer on a descriptor that carries bytes, or on a pair (read, write) of them.
 
     As ``connect_fd``. *limit*: bytes that ``readline`` and ``readuntil`` accept at most. The reader
@@ -70,7 +71,7 @@ async def open_fd(
     _check_cork(cork)
     reader, writer = await open_streams(StreamTransport, fd, limit=limit)
     if cork is not None:
-        writer.transport.cork = cork  # type: ignore[attr-defined]
+        writer.transport.cork = cork
     return reader, writer
 
 

@@ -19,6 +19,7 @@ from ._core.opening import open_transport
 from ._core.readiness import events_of, forgets_after_error
 from .pipes import PipeTransport
 from .streams import DEFAULT_LIMIT, StreamReader, open_streams
+from .writer import StreamWriter
 
 __all__ = ["FifoTransport", "connect_fifo", "open_fifo"]
 
@@ -125,7 +126,7 @@ async def open_fifo(
     create: int | None = None,
     pipe_size: int | None = None,
     limit: int = DEFAULT_LIMIT,
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[FifoTransport]]:
     """A reader and a writer for the FIFO at *path*, of which the one that *mode* names can be used.
 
     As ``connect_fifo``. *limit*: bytes that ``readline`` and ``readuntil`` accept at most.

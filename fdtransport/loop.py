@@ -1,8 +1,8 @@
 """The drop-in event loop: asyncio's own, with this library's transports under everything it opens.
 
-Sockets, servers, datagrams, pipes, and so the pipes of subprocesses: a program that knows nothing of
-this library gets its transports from ``loop.create_connection`` and its kin. asyncio makes every
-transport in one of five factory methods; this loop overrides those and the one that sends a file.
+Sockets, servers, datagrams, pipes, processes: a program that knows nothing of this library gets its
+transports from ``loop.create_connection`` and its kin. asyncio makes every transport in one of six factory
+methods; this loop overrides those and the one that sends a file.
 """
 
 from __future__ import annotations

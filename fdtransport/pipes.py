@@ -21,6 +21,7 @@ from ._core.stream import BytesLike, StreamTransport
 from .errors import UnpollableFileError
 from .packets import PacketStream, open_packets
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["PacketPipeTransport", "PipeTransport", "connect_read_pipe", "connect_write_pipe", "open_pipe"]
 
@@ -131,7 +132,7 @@ async def connect_write_pipe(
 @overload
 async def open_pipe(
     *, pipe_size: int | None = None, packet: Literal[False] = False, limit: int | None = None
-) -> tuple[StreamReader, asyncio.StreamWriter]: ...
+) -> tuple[StreamReader, StreamWriter[PipeTransport]]: ...
 @overload
 async def open_pipe(
     *, pipe_size: int | None = None, packet: Literal[True], limit: int | None = None

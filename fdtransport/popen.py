@@ -12,24 +12,15 @@ import errno
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from ._core.child import Child
+from ._core.child import LADDER, Child, Ending
 from ._core.child_fds import descriptor_map
-from .processes import SHELL, ProcessTransport
+from .popen_words import NOTHING, SAME
+from .processes import SHELL, Phase, ProcessTransport
 
 __all__ = ["AsPopen", "PopenTransport", "popen_transport"]
-
-#: Options that are ours as well.
-_SAME = {
-    "cwd", "env", "executable", "extra_groups", "group", "process_group", "start_new_session", "user",
-}  # fmt: skip
-#: Those that ours has nothing for, and the values with which they ask for nothing.
-_NOTHING: Mapping[str, Any] = {
-    "close_fds": True, "creationflags": 0, "pipesize": -1, "preexec_fn": None, "restore_signals": True,
-    "startupinfo": None, "umask": -1,
-}  # fmt: skip
 
 
 class AsPopen:
@@ -103,11 +94,25 @@ class PopenTransport(ProcessTransport):
         """None until the loop has told the end; minus the number of the signal that ended it."""
         return self._told
 
+    # As asyncio's, these know of the end when everything else has ended too: no error before that.
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
+        self.get_extra_info("subprocess").send_signal(signal)
+
+    def terminate(self, ladder: Sequence[int] = LADDER, grace: float = 5.0) -> Ending:  # type: ignore[override]
+        """As that of `ProcessTransport`. :raises ProcessLookupError: after ``connection_lost``."""
+        self._check_there()
+        return super().terminate(ladder, grace)
+
     def kill(self) -> None:
-        """Send SIGKILL. :raises ProcessLookupError: it has ended."""
-        if self._told is not None:
+        """Send SIGKILL, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
+        self.send_signal(signal.SIGKILL)
+
+    def _check_there(self) -> None:
+        if self._phase is Phase.CLOSED:
             raise ProcessLookupError(errno.ESRCH, f"process {self._child.pid} has ended")
-        self.get_extra_info("subprocess").kill()
 
 
 async def popen_transport(
@@ -123,10 +128,10 @@ async def popen_transport(
 ) -> PopenTransport | None:
     """Start it, and return after ``connection_made``. None: only Popen can."""
     pass_fds = options.get("pass_fds", ())
-    ours = {name: value for name, value in options.items() if name in _SAME}
-    others = {name: value for name, value in options.items() if name not in _SAME and name != "pass_fds"}
+    ours = {name: value for name, value in options.items() if name in SAME}
+    others = {name: value for name, value in options.items() if name not in SAME and name != "pass_fds"}
     if sys.platform != "linux" or any(
-        name not in _NOTHING or value != _NOTHING[name] for name, value in others.items()
+        name not in NOTHING or value != NOTHING[name] for name, value in others.items()
     ):
         return None
     if ours.get("process_group") == -1:  # Popen's word for none
@@ -144,6 +149,7 @@ async def popen_transport(
         if exc.errno != errno.ENOSYS:
             raise
         return None  # an old kernel or C library, or no setpriv(1): nothing was started
+    transport.get_extra_info("subprocess").args = args
     try:
         await waiter
     except BaseException:

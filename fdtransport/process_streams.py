@@ -14,12 +14,15 @@ from ._core.child_fds import UNSET, Descriptors, descriptor_map
 from ._core.lifecycle import CloseReason
 from ._core.spawn import StrOrBytesPath
 from .errors import OutputLimitError
+from .popen_words import SAME, check_words
 from .process_pipes import nobody_reads
 from .processes import ProcessTransport, open_process, shell_words
 from .streams import DEFAULT_LIMIT, StreamReader, StreamReaderProtocol, stream_writer
 
 __all__ = ["Process", "create_subprocess_exec", "create_subprocess_shell"]
 
+#: Options of `ProcessTransport`.
+_OURS = SAME | {"linger", "pipe_size"}
 #: Bytes that ``communicate`` asks for at once.
 PIECE = 64 * 1024
 
@@ -164,7 +167,7 @@ class Process(asyncio.subprocess.Process):
 
         ::
 
-            async with await create_subprocess_exec("du", "-s", "/", stdout=PIPE) as process:
+            async with await create_subprocess_exec("du", "-s", "/", fds={1: "r", 2: 2}) as process:
                 output, _ = await process.communicate(limit=1 << 20, linger=0.1)
         """
         if limit is not None and limit < 0:
@@ -245,10 +248,14 @@ async def create_subprocess_exec(
     """Start a program, with a stream on each descriptor of it that is asked for.
 
     As asyncio's, on every loop and in every thread. *stdin*, *stdout*, *stderr*: None to inherit (the
-    default), PIPE, DEVNULL, STDOUT, a descriptor or an open file. *fds* in their place: the whole map of
-    the child's descriptors, ``{number: what}``, and no others; see ``subprocess_exec``. Both may be given,
-    for different numbers. *limit*: bytes that ``readline`` and ``readuntil`` accept at most. *options*:
-    *cwd*, *env*, *user* and the others of ``subprocess_exec``. There is no shell in between.
+    default), PIPE, DEVNULL or STDOUT of ``asyncio.subprocess``, a descriptor or an open file. *fds* in their
+    place: the whole map of the child's descriptors, ``{number: what}``, and no others; see
+    ``subprocess_exec``. Both may be given, for different numbers. *limit*: bytes that ``readline`` and
+    ``readuntil`` accept at most. *options*: *cwd*, *env*, *user* and the others of ``subprocess_exec``. There
+    is no shell in between.
+
+    ``process.fds[n]`` is the reader of the child's descriptor *n*, the writer, or a pair of both for
+    ``"rw"``. Of 0 to 2 they are ``stdin``, ``stdout`` and ``stderr`` as well.
 
     Cancelling is safe: the process is killed.
 
@@ -262,6 +269,7 @@ async def create_subprocess_exec(
 
     See ``subprocess_exec`` for how it is started and how its end is seen.
     """
+    check_words("create_subprocess_exec", {name: options.pop(name) for name in _others(options)})
     return await _open([program, *args], fds, stdin, stdout, stderr, limit, options)
 
 
@@ -278,7 +286,12 @@ async def create_subprocess_shell(
 
     :raises TypeError: *cmd* is not one string.
     """
+    check_words("create_subprocess_shell", {name: options.pop(name) for name in _others(options)})
     return await _open(shell_words(cmd), fds, stdin, stdout, stderr, limit, options)
+
+
+def _others(options: Mapping[str, Any]) -> list[str]:
+    return [name for name in options if name not in _OURS and name != "pass_fds"]
 
 
 async def _open(
@@ -291,7 +304,7 @@ async def _open(
     options: dict[str, Any],
 ) -> Process:
     loop = asyncio.get_running_loop()
-    modes = descriptor_map(fds, None, stdin=stdin, stdout=stdout, stderr=stderr)
+    modes = descriptor_map(fds, None, options.pop("pass_fds", ()), stdin=stdin, stdout=stdout, stderr=stderr)
     streams = _Streams(modes, limit, loop)
     transport, _ = await open_process(
         lambda: streams, argv, modes, pipe_protocol=streams.pipe_protocol, **options

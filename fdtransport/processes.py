@@ -26,6 +26,7 @@ from ._core.child_fds import UNSET, Descriptors, close_ends, descriptor_map, ope
 from ._core.lifecycle import CloseReason, State
 from ._core.spawn import StrOrBytesPath
 from ._core.stream import StreamTransport
+from .popen_words import check_words
 from .process_pipes import PipeProtocol, Place, connecting
 
 __all__ = ["ProcessTransport", "open_process", "shell_words", "subprocess_exec", "subprocess_shell"]
@@ -105,12 +106,14 @@ class ProcessTransport(asyncio.SubprocessTransport):
     # -- life ----------------------------------------------------------------------------------
 
     def _begin(self, waiter: asyncio.Future[None] | None) -> None:
-        self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
-        self._phase = Phase.RUNNING
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        if self._child.returncode is not None:
-            self._exited()
+        try:
+            self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
+        finally:  # also after an interrupt: whoever waits for the end must not wait for ever
+            self._phase = Phase.RUNNING
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if self._child.returncode is not None:
+                self._exited()
 
     def _child_ended(self) -> None:
         if self._phase is Phase.RUNNING:  # else _begin sees to it
@@ -118,11 +121,16 @@ class ProcessTransport(asyncio.SubprocessTransport):
 
     def _exited(self) -> None:
         self._phase = Phase.EXITED
-        early = getattr(self._protocol, "early_exit", None)
-        if early is not None:
-            self._guard("protocol.early_exit() failed", early, self._child.returncode)
-        if self._exit_first:
-            self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        try:
+            early = getattr(self._protocol, "early_exit", None)
+            if early is not None:
+                self._guard("protocol.early_exit() failed", early, self._child.returncode)
+            if self._exit_first:
+                self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        finally:
+            self._end_pipes()
+
+    def _end_pipes(self) -> None:
         for pipe in self._open_pipes():
             # The process has let go of them before its end shows. From here on the loop does not hold this
             # transport any more, and nobody else need hold a descriptor that is not being read.
@@ -161,14 +169,21 @@ class ProcessTransport(asyncio.SubprocessTransport):
             self._close_reason = CloseReason.PEER
         if self._timer is not None:
             self._timer.cancel()
-        protocol, waiting = self._protocol, self._waiting
-        if not self._exit_first:
-            self._guard("protocol.process_exited() failed", protocol.process_exited)
-        self._guard("protocol.connection_lost() failed", protocol.connection_lost, None)
-        self._protocol, self._waiting = None, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        try:
+            if not self._exit_first:
+                self._guard("protocol.process_exited() failed", self._protocol.process_exited)
+        finally:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        try:
+            self._guard("protocol.connection_lost() failed", self._protocol.connection_lost, None)
+        finally:
+            self._protocol = None
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
 
     def _guard(self, message: str, function: Callable[..., object], *args: Any) -> None:
         try:
@@ -338,6 +353,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
     def __del__(self) -> None:
         if getattr(self, "_phase", Phase.CLOSED) is Phase.CLOSED:
             return
+        if self._child.inherited:
+            return  # a copy, in a process that was forked: the parent's goes on
         try:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
         finally:
@@ -388,13 +405,17 @@ async def subprocess_exec(
     extra_groups: Iterable[str | int] | None = None,
     start_new_session: bool = False,
     process_group: int | None = None,
+    pass_fds: Iterable[int] = (),
+    **words: Any,
 ) -> tuple[ProcessTransport, P]:
     """Start a program, with a transport on each descriptor of it that is asked for.
 
     *fds*: the descriptors that the child has, ``{number: what}``, and no others: ``"r"`` (this side
     reads), ``"w"``, ``"rw"`` (a UNIX socket), DEVNULL, or a descriptor or open file of yours, which stays
     yours. By default ``{0: "w", 1: "r", 2: "r"}``. *stdin*, *stdout* and *stderr* are other names for 0 to
-    2, in asyncio's words (PIPE, DEVNULL, STDOUT, None to inherit, a file).
+    2, in asyncio's words (PIPE, DEVNULL and STDOUT of ``asyncio.subprocess``, None to inherit, a file).
+    *pass_fds*: descriptors that the child has under the numbers that they have here. *words*: what else
+    ``subprocess.Popen`` has may be given as long as it asks for nothing (``close_fds=True``).
 
     The protocol is an ``asyncio.SubprocessProtocol``. It may also have ``early_exit(returncode)``, called
     as soon as the process has ended; ``pipe_eof_received(fd)``, which may return true to go on writing to
@@ -420,7 +441,8 @@ async def subprocess_exec(
     The process is started by posix_spawn(3), never by a fork, and its end is seen by pidfd_open(2): no
     handler of SIGCHLD, no thread. With *user* or groups it is setpriv(1) that starts the program.
     """
-    wanted = descriptor_map(fds, subprocess.PIPE, stdin=stdin, stdout=stdout, stderr=stderr)
+    check_words("subprocess_exec", words)
+    wanted = descriptor_map(fds, subprocess.PIPE, pass_fds, stdin=stdin, stdout=stdout, stderr=stderr)
     return await open_process(
         protocol_factory,
         [program, *args],
@@ -451,5 +473,5 @@ async def subprocess_shell(
 def shell_words(cmd: str | bytes) -> list[str | bytes]:
     """The program and arguments that run a command line."""
     if not isinstance(cmd, str | bytes):
-        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; subprocess_exec takes separate arguments")
+        raise TypeError(f"cmd is a str or bytes, not {cmd!r}; ..._exec takes separate arguments")
     return [SHELL, "-c", cmd]

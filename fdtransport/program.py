@@ -9,9 +9,10 @@ import signal
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ._core.child import LADDER, Child, Ending
+from ._core.lifecycle import State
 from ._core.stream import StreamTransport
 
 __all__ = ["ProgramTransport"]
@@ -25,6 +26,12 @@ class ProgramTransport(StreamTransport):
 
     When the program has ended, what it wrote is read, and then the stream ends, whoever else still has the
     other end of it. Extra info: also ``pid``.
+
+    As an async context manager it ends with ``finish()``, so that the program has gone after the block::
+
+        reader, writer = await open_pty_process("bash")
+        async with writer.transport:
+            writer.write(b"make\\n")
     """
 
     __slots__ = _THEIRS
@@ -39,11 +46,13 @@ class ProgramTransport(StreamTransport):
     _linger: float | None
     #: Once true, what is there to be read is all that is waited for.
     _last: bool
+    #: Whether something of what was written had no reader any more.
+    _dropped: bool
 
     def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
         self._start = start
         self._linger = linger
-        self._last = False
+        self._last = self._dropped = False
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
@@ -61,6 +70,14 @@ class ProgramTransport(StreamTransport):
         except BaseException:
             self._start = start
             raise
+
+    def __del__(self) -> None:
+        forgotten = getattr(self, "_state", State.CLOSED) is not State.CLOSED
+        try:
+            super().__del__()
+        finally:
+            if forgotten and not self._child.inherited:
+                self._child.kill_and_forget()
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)
@@ -102,6 +119,12 @@ class ProgramTransport(StreamTransport):
         :raises ValueError: *ladder* is empty, or *grace* negative.
         """
         return self._child.end(self._LADDER if ladder is None else ladder, grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.finish()
 
     @abstractmethod
     async def finish(self, grace: float = 5.0) -> int:
@@ -146,6 +169,7 @@ class ProgramTransport(StreamTransport):
 
     def _unsent(self) -> None:
         # What the program did not read before it ended is nobody's fault, and its end is told anyhow.
+        self._dropped = True
         self._queue.clear()
         self._remove_writer()
         self._wake("flushed", self._cut_off())

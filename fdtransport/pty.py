@@ -44,12 +44,14 @@ class PtyTransport(StreamTransport):
     :raises OSError: ENOTTY, the descriptor is not the master of a pair of terminals.
     """
 
-    __slots__ = ("_grace", "_line", "_on_event")
+    __slots__ = ("_grace", "_line", "_on_event", "_quoting")
 
     #: What is told of events, where the terminal is in packet mode.
     _on_event: OnEvent | None
     #: Bytes of the line that has been begun, in canonical mode.
     _line: int
+    #: The byte that was written last, if it is the one that quotes the next (Ctrl-V).
+    _quoting: bytes
     #: Seconds that are left for what is unread on the other end, once this one is to be closed.
     _grace: float
 
@@ -61,7 +63,7 @@ class PtyTransport(StreamTransport):
         super().__init__(*args, **kwargs)
 
     def _check_kind(self) -> None:
-        self._line = 0
+        self._begin_line()
         self._grace = GRACE
         if self._rfd < 0 or self._wfd != self._rfd:
             raise bad_descriptor("a terminal's master is one descriptor, open for both directions")
@@ -141,7 +143,8 @@ class PtyTransport(StreamTransport):
         """Return when the terminal does not echo: a program there asks for a password.
 
         ``asyncio.timeout`` bounds it; cancelling is safe. The kernel tells nobody of the change: it is looked
-        for, every 1 ms at first and every 50 ms later.
+        for, every 1 ms at first and every 50 ms later. A program that edits lines itself (bash and Python at
+        their prompts) does not have the terminal echo either: wait for the question first.
 
         :raises ConnectionResetError: the transport ended before.
         """
@@ -212,9 +215,14 @@ class PtyTransport(StreamTransport):
 
     def _tell_status(self, status: int) -> bool:
         """What a read said beside the bytes; whether reading may go on."""
+        paused = self._paused  # a protocol that does its own reading reads all the same
         for event in events_in(status):
             self._tell(event)
-        return self._state.reads and not self._paused
+        return self._goes_on_reading(paused)
+
+    def _goes_on_reading(self, paused: bool) -> bool:
+        """After events, before which it was *paused* or not: whether they have left reading as it was."""
+        return self._state.reads and self._paused is paused
 
     def _tell(self, event: TerminalEvent) -> None:
         hear = self._on_event or getattr(self._protocol, "terminal_event", None)
@@ -224,6 +232,8 @@ class PtyTransport(StreamTransport):
     # -- the end ---------------------------------------------------------------------------------
 
     def _read_failed(self, exc: OSError) -> None:
+        if isinstance(exc, InterruptedError):
+            return  # whoever was told of an event has paused this; what there is waits for the end of that
         # What read(2) says when nobody has the other end, and nothing is left to read.
         if exc.errno == errno.EIO and self._nobody_there():
             self._read_eof()
@@ -286,26 +296,32 @@ class PtyTransport(StreamTransport):
         modes = terminal.modes_of(self._wfd)
         if _keeps_lines(modes):
             raise OSError(errno.EINVAL, "a terminal in canonical mode cuts lines that are too long")
-        self._line = 0
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._line, self._quoting = 0, b""
 
     def _count_line(self, data: BytesLike, modes: list[Any]) -> None:
         if not _keeps_lines(modes):
-            self._line = 0
+            self._begin_line()
             return
-        lines = bytes(data).translate(_newlines(terminal.breaks_of(modes))).split(b"\n")
-        first = self._line + len(lines[0])
-        longest = max(first, max(map(len, lines)))
+        lengths, quoting = terminal.line_lengths(self._quoting + bytes(data), modes)
+        lengths[0] += self._line
+        longest = max(lengths)
         if longest > terminal.LINE_LIMIT:
             raise OSError(
                 errno.EMSGSIZE,
                 f"{os.strerror(errno.EMSGSIZE)}: a line of {longest} bytes for a terminal in canonical mode,"
                 f" which keeps {terminal.LINE_LIMIT} of it and drops the rest; raw() lifts the limit",
             )
-        self._line = first if len(lines) == 1 else len(lines[-1])
+        self._line, self._quoting = lengths[-1], quoting
 
     def send_eof(self) -> None:
         """Type the end-of-file character that the terminal has (Ctrl-D, usually): the program's next read
         gives nothing. A line that has been begun reaches it first. More can be written afterwards.
+
+        A program that edits lines itself (bash and Python at their prompts) has no such character meanwhile,
+        and reads Ctrl-D as a key: ``write(b"\\x04")``.
 
         :raises OSError: EINVAL, the terminal has none: it is in raw mode, or the character is disabled;
             EBADF, the transport has ended.
@@ -313,12 +329,16 @@ class PtyTransport(StreamTransport):
         character = self._end_of_file()
         # In the middle of a line the first one only sends off what there is of it.
         StreamTransport.write(self, character * (2 if self._line else 1))
-        self._line = 0
+        self._begin_line()
 
     def _end_of_file(self) -> bytes:
         character = terminal.end_of_file(self.termios)
         if character is None:
-            raise OSError(errno.EINVAL, "the terminal has no end-of-file character in its present mode")
+            raise OSError(
+                errno.EINVAL,
+                "the terminal has no end-of-file character in its present mode; a program that reads keys"
+                " one by one gets Ctrl-D by write(b'\\x04')",
+            )
         return character
 
     def can_write_eof(self) -> bool:
@@ -360,7 +380,3 @@ class PtyTransport(StreamTransport):
 
 def _keeps_lines(modes: list[Any]) -> bool:
     return terminal.is_canonical(modes) and not terminal.has_external(modes)
-
-
-def _newlines(breaks: bytes) -> bytes:
-    return bytes(10 if byte in breaks else byte for byte in range(256))

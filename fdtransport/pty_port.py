@@ -15,6 +15,7 @@ from ._core.opening import open_transport
 from ._core.terminal_events import TerminalEvent, events_in, openings
 from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["PtyPortTransport", "TerminalEvent", "connect_pty", "open_pty"]
 
@@ -80,6 +81,7 @@ class PtyPortTransport(PtyTransport):
         return terminal.modes_of(self._rfd), terminal.speed_of(self._rfd)
 
     def _tell_status(self, status: int) -> bool:
+        paused = self._paused
         for event in events_in(status):
             if event is TerminalEvent.CHANGED:
                 modes, speed = self._settings()
@@ -96,7 +98,7 @@ class PtyPortTransport(PtyTransport):
                 return False
         if not status:
             self._note_presence()  # before the bytes that follow, should inotify be slower
-        return self._state.reads and not self._paused
+        return self._goes_on_reading(paused)
 
     def _set_modes(self, fd: int, modes: list[Any]) -> None:
         super()._set_modes(fd, terminal.set_external(modes))
@@ -215,7 +217,7 @@ async def connect_pty(
 
 async def open_pty(
     *, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[PtyPortTransport]]:
     """A reader of what programs write to a new virtual serial port, and a writer to it.
 
     As ``connect_pty``, with its options. ``writer.transport`` is the `PtyPortTransport`. *limit*: bytes that

@@ -17,6 +17,7 @@ from ._core.spawn import StrOrBytesPath
 from .program import ProgramTransport
 from .pty import OnEvent, PtyTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["PtyProcessTransport", "open_pty_process", "spawn_pty"]
 
@@ -37,7 +38,7 @@ class PtyProcessTransport(ProgramTransport, PtyTransport):
     Extra info: also ``pid``.
     """
 
-    __slots__ = ("_child", "_last", "_linger", "_slave", "_start")
+    __slots__ = ("_child", "_dropped", "_last", "_linger", "_slave", "_start")
 
     _LADDER = LADDER
 
@@ -200,7 +201,7 @@ def _set_modes(master: int, echo: bool, raw: bool) -> None:
 
 async def open_pty_process(
     program: StrOrBytesPath, *args: StrOrBytesPath, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[PtyProcessTransport]]:
     """A reader of what *program* writes to a new terminal, and a writer to type there.
 
     As ``spawn_pty``, with its options. ``writer.transport`` is the `PtyProcessTransport`: ``resize``,

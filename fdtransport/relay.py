@@ -66,11 +66,11 @@ async def relay(
 ) -> RelayResult:
     """Send what comes from *a* to *b*, and what comes from *b* to *a*, until both have ended.
 
-    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, and this library's
-    transports of records and `PacketStream` objects. They are the relay's from now on, and it closes them
-    at the end. What a reader holds goes first, after what still waits to be written. Their protocols get
-    no more data, and are told of the loss. (What came before is theirs: a protocol that wants none of it
-    pauses reading in ``connection_made``.)
+    *a* and *b*: transports or (reader, writer) pairs, of this library or of another, a reader or a writer
+    alone for one direction, and this library's transports of records and `PacketStream` objects. They are
+    the relay's from now on, and it closes them at the end. What a reader holds goes first, after what still
+    waits to be written. Their protocols get no more data, and are told of the loss. (What came before is
+    theirs: a protocol that wants none of it pauses reading in ``connection_made``.)
 
     An end of file is passed on, after all that came before it, by ``write_eof()`` where the other
     end has that; the other direction goes on. When both directions have ended, both ends are closed,
@@ -99,7 +99,7 @@ async def relay(
     into one packet of most networks. What is read from it at once becomes records of that size and a
     shorter one; what a record holds is written to it as it is.
     *frame*: 2 or 4: in the byte stream each record comes after its length, a big-endian number of so many
-    bytes, and keeps its boundaries.
+    bytes, and keeps its boundaries. Packets of a TUN or TAP always have one, of 2 unless told otherwise.
 
     Between two ends with records, each record stays one, and a full queue of the one pauses the other. An
     error that concerns one record is counted and no end. An end of file cannot be told to a datagram
@@ -119,6 +119,9 @@ async def relay(
         async def serve(reader, writer):
             result = await relay((reader, writer), await open_connection("127.0.0.1", 80))
             print(result.a_to_b.bytes, result.b_to_a.bytes)
+
+        await relay(one_process.stdout, another.stdin)
+        await relay((process.stdout, process.stdin), (reader, writer))
     """
     made = Relay(a, b, linger=linger, copy=copy, one_way=one_way, record_size=record_size, frame=frame)
     return await made.run()
@@ -205,15 +208,19 @@ class Relay:
         with_records = isinstance(source, RecordSide) + isinstance(sink, RecordSide)
         if self._framed and with_records != 1:
             raise ValueError("frame is for a byte stream at one end and records at the other")
-        return (
-            RecordWay(self, source, sink, moved, self._framing())
-            if with_records
-            else Way(self, source, sink, moved)
-        )
+        if not with_records:
+            return Way(self, source, sink, moved)
+        framing = self._framing()
+        if with_records == 1 and not self._framed:
+            records: Any = source if isinstance(source, RecordSide) else sink
+            if records.transport._FRAME:  # its records are of no use without their boundaries
+                framing = Lengths(records.transport._FRAME)
+        return RecordWay(self, source, sink, moved, framing)
 
     def _sides_of(self, name: str, end: Any) -> tuple[Side | None, Side | None]:
         """Where *end* is read and where it is written: often the same, None where there is none."""
         reader, writer = end if isinstance(end, tuple) and len(end) == 2 else (end, end)
+        reads, writes = not isinstance(end, asyncio.StreamWriter), not isinstance(end, asyncio.StreamReader)
         stream = None
         if isinstance(end, PacketStream):
             reader = writer = end.transport
@@ -221,16 +228,21 @@ class Relay:
             stream, reader = reader, reader._transport  # type: ignore[attr-defined]
         if isinstance(writer, asyncio.StreamWriter):
             writer = writer.transport
-        source, sink = self._side(name, reader), self._side(name, writer)
+        source = self._side(name, reader if reads else writer)
+        sink = self._side(name, writer if writes else reader)
         source.stream = stream
-        return (source if source.can_read() else None), (sink if sink.can_write() else None)
+        return (
+            source if reads and source.can_read() else None,
+            sink if writes and sink.can_write() else None,
+        )
 
     def _side(self, name: str, transport: Any) -> Side:
         has_records = isinstance(transport, PacketTransport)
         if not hasattr(transport, "set_protocol") or (hasattr(transport, "sendto") and not has_records):
             # Datagram transports of others cannot pause.
             what = "a relay is between byte streams, and this library's transports of records"
-            raise TypeError(f"{what}, which {transport!r} is not")
+            hint = "; its (stdout, stdin) are" if hasattr(transport, "stdin") else ""
+            raise TypeError(f"{what}, which {transport!r} is not{hint}")
         make = RecordSide if has_records else Side
         return self._sides.setdefault(id(transport), make(self, name, transport))
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ._core.opening import open_transport
@@ -22,6 +23,7 @@ from .errors import EndpointError
 from .exec import connect_exec
 from .fd import connect_fd
 from .fifo import connect_fifo
+from .follow import connect_follow
 from .processes import shell_words
 from .pty_port import connect_pty
 from .pty_process import spawn_pty
@@ -31,6 +33,7 @@ from .sockets import Server, listening_socket, serve
 from .stdio import connect_stdio
 from .tcp import create_connection, create_server
 from .tls import client_context, server_context
+from .tuntap import connect_tuntap
 from .unix import create_unix_connection, create_unix_server
 from .urls import (
     Address,
@@ -45,10 +48,16 @@ from .urls import (
     file,
     flag,
     group,
+    hardware_address,
     host_name,
+    interface,
+    interface_addresses,
     key,
     listening_address,
     name,
+    names,
+    namespace,
+    networks,
     nothing,
     path,
     permissions,
@@ -58,6 +67,7 @@ from .urls import (
     window,
     words,
 )
+from .watch_lines import connect_watch
 
 __all__ = ["OF_NO_USE", "SCHEMES", "Factory", "Scheme"]
 
@@ -216,9 +226,18 @@ def _check_exec(url: str, options: Mapping[str, Any]) -> None:
         raise EndpointError(f"{url!r}: with 'pty', everything goes to the terminal, 'stderr' too")
     if "size" in options and not options.get("pty"):
         raise EndpointError(f"{url!r}: option 'size' is of a terminal, which 'pty' asks for")
+async def _tuntap(
+    factory: Factory, target: str | None, _mode: str, options: dict[str, Any], *, tap: bool = False
+) -> tuple[Any, Any]:
+    named: Any = {_TUNTAP_NAMES.get(name, name): value for name, value in options.items()}
+    return await connect_tuntap(factory, target, mode="tap" if tap else "tun", **named)
 
 
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    if options.get("follow"):
+        return await connect_follow(factory, target, from_end=options.get("from") == "end")
+    if "from" in options:
+        raise EndpointError(f"file:{target}: option 'from' goes with follow")
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
         flags |= os.O_RDONLY
@@ -226,6 +245,14 @@ async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any
         flags |= os.O_WRONLY | (os.O_APPEND if options.get("append") else os.O_TRUNC)
     with opened_file(target, flags, "no" if mode == "r" else options.get("create", "yes")) as fd:
         return await open_transport(StreamTransport, factory, fd)
+
+
+async def _watch(factory: Factory, target: str, _mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    given = _without(options, "ignore", "follow")
+    ignore = options["ignore"].split(",") if "ignore" in options else None
+    return await connect_watch(
+        factory, target, ignore=ignore, follow_root=options.get("follow", False), **given
+    )
 
 
 @contextlib.asynccontextmanager
@@ -252,6 +279,16 @@ _ALIVE = whole(1, 32767)  # what tcp(7) takes
 _BACKLOG = whole(1, 65535)
 _WRITING = ("w",)
 _READING = ("r", "rw")
+_TUNTAP_NAMES = {"addr": "addresses", "route": "routes"}
+_TUNTAP = {
+    "addr": interface_addresses(),
+    "mtu": whole(68, 65535),
+    "up": flag(),
+    "route": networks(),
+    "netns": namespace(),
+    "txqueuelen": whole(1, 1_000_000),
+    "persist": flag(),
+}
 _CERTIFICATES = file("certificates of authorities")
 _CERTIFICATE = file("a certificate and its chain")
 _KEY = file("a key")
@@ -368,6 +405,14 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
     "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
+    "tun": Scheme("tun:name", interface, _tuntap, _TUNTAP, records=True),
+    "tap": Scheme(
+        "tap:name",
+        interface,
+        partial(_tuntap, tap=True),
+        {**_TUNTAP, "hwaddr": hardware_address()},
+        records=True,
+    ),
     "file": Scheme(
         "file:/path",
         path,
@@ -375,7 +420,22 @@ SCHEMES: dict[str, Scheme] = {
         {
             "append": replace(flag(), modes=_WRITING),
             "create": replace(choice("yes", "no", "new"), modes=_WRITING),
+            "follow": replace(flag(), modes=("r",)),
+            "from": replace(choice("start", "end"), modes=("r",)),
         },
         modes=("r", "w"),
+    ),
+    "watch": Scheme(
+        "watch:/directory",
+        path,
+        _watch,
+        {
+            "recursive": flag(),
+            "initial": flag(),
+            "follow": flag(),
+            "settle": seconds(),
+            "ignore": names(),
+        },
+        modes=("r",),
     ),
 }

@@ -24,6 +24,7 @@ from ._core.readiness import forgets_after_error
 from ._core.stream import StreamTransport
 from .errors import bad_descriptor
 from .streams import DEFAULT_LIMIT, StreamReader, open_streams
+from .writer import StreamWriter
 
 __all__ = ["StdioTransport", "connect_stdio", "open_stdio"]
 
@@ -167,7 +168,7 @@ async def connect_stdio(
 
 async def open_stdio(
     stdin: FileLike | None = 0, stdout: FileLike | None = 1, *, limit: int = DEFAULT_LIMIT
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[StdioTransport]]:
     """A reader of this process's standard input and a writer to its standard output.
 
     As ``connect_stdio``. *limit*: bytes that ``readline`` and ``readuntil`` accept at most.

@@ -353,17 +353,18 @@ def stream_writer(
     protocol: StreamReaderProtocol,
     reader: StreamReader,
     loop: asyncio.AbstractEventLoop,
-) -> asyncio.StreamWriter:
+) -> StreamWriter[Any]:
     """The writer to *reader*'s other direction. Whoever holds one of them holds both."""
     # asyncio's writer closes the transport when it is collected; one that was never asked for (of
     # a descriptor that can only be read, say) must not end the reading by that.
-    reader._writer = StreamWriter(transport, protocol, reader, loop)
-    return reader._writer
+    writer: StreamWriter[Any] = StreamWriter(transport, protocol, reader, loop)
+    reader._writer = writer
+    return writer
 
 
 async def open_streams(
     make: Callable[..., Any], file: Any, *, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[Any]]:
     """As ``open_transport``, for a reader and a writer.
 
     Both are always there: the reader of a write-only descriptor is at its end from the start, the

@@ -37,10 +37,16 @@ __all__ = [
     "file",
     "flag",
     "group",
+    "hardware_address",
     "host_name",
+    "interface",
+    "interface_addresses",
     "key",
     "listening_address",
     "name",
+    "names",
+    "namespace",
+    "networks",
     "nothing",
     "path",
     "permissions",
@@ -57,6 +63,8 @@ encodings.idna  # noqa: B018 - read from disk now, and not when the first name i
 
 _HEAD = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)(\+listen)?:")
 _AUTHORITY = re.compile(r"(?:\[(?P<six>[^\[\]@]*)\]|(?P<name>[^\[\]@:]*)):(?P<port>[0-9]{1,5})")
+_COMMANDS = ("exec", "shell")
+_QUESTION = "a ? of the command itself is written %3F"
 _DESCRIPTORS = re.compile(r"([0-9]{1,9})(?:,([0-9]{1,9}))?")
 
 
@@ -174,6 +182,8 @@ def command_line(url: Url) -> str:
     decoded = _decode(url, url.path)
     if not decoded.strip():
         raise EndpointError(f"{url.text!r}: the command is missing, as in {form}")
+    if url.text.endswith("?"):
+        raise EndpointError(f"{url.text!r}: no options follow; {_QUESTION}")
     return decoded
 
 
@@ -221,6 +231,18 @@ def listening_address(url: Url) -> Address:
     return Address(host, port)
 
 
+def interface(url: Url) -> str | None:
+    """The name of an interface, with a ``%d`` for a number that is free (``%25d`` here); None for any."""
+    if url.authority or "/" in url.path:
+        form = f"{url.scheme}:name"
+        raise EndpointError(f"{url.text!r}: it takes the name of an interface, as in {form}, without a slash")
+    name = _decode(url, url.path)
+    if len(os.fsencode(name)) > 15 or re.search(r"[:\s]", name):
+        what = "the name of an interface has 15 bytes at most, and no colon or space"
+        raise EndpointError(f"{url.text!r}: {what}")
+    return name or None
+
+
 # -- options -----------------------------------------------------------------------------------------
 
 
@@ -247,7 +269,8 @@ def read_options(url: Url, known: Mapping[str, Option], mode: str) -> dict[str, 
         option = known.get(name)
         if option is None:
             allowed = ", ".join(known) or "none"
-            raise EndpointError(f"{url.text!r}: unknown option {name!r}; allowed here: {allowed}")
+            hint = f" ({_QUESTION})" if url.scheme in _COMMANDS else ""
+            raise EndpointError(f"{url.text!r}: unknown option {name!r}; allowed here: {allowed}{hint}")
         if name in found:
             raise EndpointError(f"{url.text!r}: option {name!r} is given twice")
         if mode not in option.modes:
@@ -374,6 +397,53 @@ def name() -> Option:
         return value
 
     return Option(read, "the name of an interface, or its address")
+
+
+def _list(read: Callable[[str], Any], accepts: str) -> Option:
+    return Option(lambda value: [read(item) for item in value.split(",")], accepts)
+
+
+def interface_addresses() -> Option:
+    """Addresses with their prefixes, with commas between them."""
+    form = "an address of an interface, as 10.9.0.1/24, or several with commas"
+    return _list(lambda item: str(ipaddress.ip_interface(item)), form)
+
+
+def networks() -> Option:
+    """Networks, with commas between them."""
+    form = "a network, as 10.0.0.0/8, or several with commas"
+    return _list(lambda item: str(ipaddress.ip_network(item)), form)
+
+
+def hardware_address() -> Option:
+    def read(value: str) -> str:
+        if not re.fullmatch(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}", value):
+            raise ValueError
+        return value
+
+    return Option(read, "a hardware address, as 02:00:00:00:00:01")
+
+
+def namespace() -> Option:
+    """A network namespace: the id of a process, a path or a name."""
+
+    def read(value: str) -> int | str:
+        if not value:
+            raise ValueError
+        return int(value) if re.fullmatch(r"[1-9][0-9]{0,9}", value) else value
+
+    return Option(read, "a network namespace: a path, a name or the id of a process")
+
+
+def names() -> Option:
+    """Patterns of names or paths; nobody looks at them here."""
+
+    def read(value: str) -> str:
+        if not all(value.split(",")):
+            raise ValueError
+        return value
+
+    return Option(read, "names or patterns with commas between them, as in .git,*.tmp")
 
 
 def permissions() -> Option:

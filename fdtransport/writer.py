@@ -5,20 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Generic
 
+from typing_extensions import TypeVar
+
+from ._core.stream import StreamTransport
 from ._core.tls import begin_tls
 
 __all__ = ["StreamWriter", "with_our_writer"]
 
 
-class StreamWriter(asyncio.StreamWriter):
-    """An ``asyncio.StreamWriter`` whose ``start_tls`` works on every loop and transport of this library."""
+T_co = TypeVar("T_co", bound=asyncio.WriteTransport, default=StreamTransport, covariant=True)
+
+
+class StreamWriter(asyncio.StreamWriter, Generic[T_co]):
+    """An ``asyncio.StreamWriter`` whose ``start_tls`` works on every loop and transport of this library.
+
+    For type checkers, ``StreamWriter[PtyProcessTransport]`` tells what its ``transport`` is.
+    """
 
     # asyncio's own fields
     _loop: asyncio.AbstractEventLoop
     _protocol: Any
-    _transport: asyncio.Transport
+    _transport: Any
+
+    @property
+    def transport(self) -> T_co:
+        """What carries the bytes, with all that its kind has beyond asyncio's methods."""
+        return self._transport  # type: ignore[no-any-return]
+
+    async def drain(self) -> None:
+        """Wait until more can be written, as asyncio's does.
+
+        :raises OSError: the connection was lost.
+        """
+        if getattr(self._transport, "_dropped", False):
+            # What a program does not want is taken without end. Whoever goes on must let the loop turn, or
+            # would never hear that it has gone.
+            await asyncio.sleep(0)
+        await super().drain()
 
     async def start_tls(
         self,

@@ -133,7 +133,7 @@ async def test_the_command_needs_a_terminal(server: Server) -> None:
     _, errors = await process.communicate()
     await server.accept()
     needed = "a terminal is needed to read what is typed, and descriptor 0 is a character device"
-    assert errors.decode() == f"fdtransport: cannot open stdio:?raw: {needed}\n"
+    assert errors.decode() == f"fdtransport: cannot open -?raw: {needed}\n"
     assert process.returncode == 1
 
 

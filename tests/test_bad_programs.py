@@ -62,6 +62,7 @@ EVERYWHERE: dict[str, Case] = {
     "NUL in env": (("true",), {"env": {"A": "b\0"}}, ValueError, "NUL"),
     "NUL in a name in env": (("true",), {"env": {"A\0": "b"}}, ValueError, "NUL"),
     "= in a name in env": (("true",), {"env": {"A=B": "c"}}, ValueError, "A=B"),
+    "a list for env": (("true",), {"env": [("A", "1")]}, TypeError, "env is a map"),
     "bytes among strings in env": (("true",), {"env": {"A": b"b\0"}}, ValueError, "NUL"),
     "NUL in executable": (("true",), {"executable": "/bin/\0"}, ValueError, "NUL"),
     "a closed descriptor": (("true",), {"fds": {5: 987654}}, OSError, "987654"),
@@ -71,9 +72,10 @@ EVERYWHERE: dict[str, Case] = {
     "a name for a number": (("true",), {"fds": {"3": 0}}, TypeError, "3"),
     "a negative descriptor": (("true",), {"fds": {5: -7}}, ValueError, "-7"),
     "a negative linger": (("true",), {"linger": -1}, ValueError, "linger"),
-    "no option": (("true",), {"shell": True}, TypeError, "shell"),
+    "no option": (("true",), {"colour": True}, TypeError, "colour"),
 }
 WITH_PIPES: dict[str, Case] = {
+    "a shell": (("true",), {"shell": True}, ValueError, "shell"),
     "twice the same number": (("true",), {"fds": {1: "r"}, "stdout": -1}, ValueError, "twice"),
     "no such direction": (("true",), {"fds": {3: "x"}}, ValueError, "'x'"),
     "where 1 goes, without 1": (("true",), {"fds": {2: -2}}, ValueError, "no 1"),

@@ -41,20 +41,30 @@ def test_a_map_is_the_whole_of_it():
         ({0: "w"}, {"stdin": PIPE}, ValueError, "0 of the child is given twice: stdin"),
         ({1: "x"}, {}, ValueError, "'x'"),
         ({1: -7}, {}, ValueError, "-7"),
-        ({3: PIPE}, {}, ValueError, "-1"),
-        ({1: STDOUT}, {}, ValueError, "-2"),
+        ({3: PIPE}, {}, ValueError, "not PIPE"),
+        ({1: STDOUT}, {}, ValueError, "not STDOUT"),
+        ([3], {}, TypeError, r"fds is a map .*\[3\]"),
+        (None, {"stdout": STDOUT}, ValueError, "stdout is PIPE, .*not STDOUT"),
         ({2: STDOUT}, {}, ValueError, "there is no 1"),
         ({"1": "r"}, {}, TypeError, "'1'"),
         ({True: "r"}, {}, TypeError, "True"),
-        ({1: None}, {}, TypeError, "None"),
+        ({1: None}, {}, TypeError, "not None; {1: 1} has it inherited"),
         ({1: True}, {}, ValueError, "True"),
         ({1: b"r"}, {}, TypeError, "b'r'"),
-        (None, {"stdout": "yes"}, ValueError, "stdout is 'r'"),
+        (None, {"stdout": "yes"}, ValueError, "stdout is PIPE, .*not 'yes'"),
     ],
 )
 def test_what_is_of_no_use_is_named(fds, standard, error, match):
     with pytest.raises(error, match=match):
         mapped(fds, **standard)
+
+
+def test_descriptors_may_be_passed_under_their_own_numbers():
+    assert descriptor_map({0: "w", 7: 7}, None, (7, 8), stdin=UNSET, stdout=UNSET, stderr=UNSET) == {
+        0: "w", 7: 7, 8: 8,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="0 of the child is given twice: fds or its name, and pass_fds"):
+        descriptor_map({0: "w"}, None, (0,), stdin=UNSET, stdout=UNSET, stderr=UNSET)
 
 
 def test_each_wish_gets_its_ends_and_the_childs_are_closed_afterwards():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
@@ -19,20 +22,29 @@ import pytest
 
 import fdtransport
 from fdtransport.__main__ import _endpoints, _options
+from fdtransport.testing.observe import until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "__init__")
 #: What debug mode says of a callback that took long: on a busy machine, that is not the program's fault.
 SLOW = re.compile(rb"^Executing <.*> took [0-9.]+ seconds\n", re.MULTILINE)
-QUICK = {"tour": ["--size", "1"]}
+QUICK = {
+    "tour": ["--size", "1"],
+    "serial_ip": ["--selftest", "--size", "0.05"],
+    "tap_switch": ["--selftest"],
+    "tun_pcap": ["--selftest"],
+    "tun_ping": ["--selftest"],
+    "vpn": ["--selftest", "--size", "1"],
+}
 
 
 def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "dev", "-W", "error", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    unbuffered = {"PYTHONUNBUFFERED": "1"}  # as at a terminal: in order with what programs of theirs print
     result = subprocess.run(
         command, input=given, capture_output=True, timeout=50, cwd=cwd, check=False,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **unbuffered, "PYTHONPATH": path},
     )  # fmt: skip
     result.stderr = SLOW.sub(b"", result.stderr)
     return result
@@ -79,7 +91,10 @@ PRINTED = [
     rb"b'STARTTLS\\n'\nb'go ahead\\n'\nb'a secret\\n'",
     rb"b'a question' b'an answer'",
     rb'"""Anything .*"""',
-    rb"b'40 120\\r\\n'\n3",
+    rb"\(b'LOUD', None\)\nb'ready\? yes\\n' 0",
+    rb"b'Enter passphrase .*: '\nb'.*again: '\nb'\\r\\n' 0",
+    rb"TerminalEvent.OPENED\n(TerminalEvent.CHANGED\n)+"
+    rb"b'AT\\n' at \(115200, 115200\)\nthe modem says OK(\nTerminalEvent.CLOSED)?",
     rb"[0-9]+ promises kept",
 ]
 
@@ -100,6 +115,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes, folder: Path) -> None:
     if "cert.pem" in program and not (folder / "cert.pem").exists():
         pytest.skip("the program openssl is not installed")
+    if "ssh-keygen" in program and shutil.which("ssh-keygen") is None:
+        pytest.skip("the program ssh-keygen is not installed")
     result = run("-c", program, given=b"abc\n", cwd=folder)
     assert (result.returncode, result.stderr) == (0, b""), result
     assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
@@ -128,10 +145,20 @@ async def test_the_timer_of_the_example_ticks_and_closes() -> None:
     assert transport.fileno() == -1
 
 
+def test_the_view_of_the_example_is_the_tree_and_the_log_arrives_whole() -> None:
+    assert run("-m", "examples.tree_view").stdout.decode().endswith(" paths, 0 of them wrong\n")
+    lines = run("-m", "examples.tail_logs", "--lines", "450").stdout.decode().splitlines()
+    assert lines == [
+        "450 lines were written, and the file was rotated 4 times",
+        "455 lines arrived, each in its place",
+    ]
+
+
 #: The number that each of them takes.
 OPTION = {
     "activated": "--idle",
     "echo_server": "--lines",
+    "kernel_events": "--seconds",
     "modbus_poll": "--times",
     "serial_bridge": "--baud",
     "serial_logger": "--baud",
@@ -140,32 +167,57 @@ OPTION = {
     "session_log": "--speed",
     "shell_server": "--clients",
     "supervisor": "--pause",
+    "serial_ip": "--size",
+    "tap_switch": "--ports",
     "timer": "--interval",
     "tour": "--size",
+    "tun_pcap": "--count",
+    "tun_ping": "--count",
+    "vpn": "--size",
+    "on_change": "--settle",
+    "tail_logs": "--lines",
+    "tree_view": "--changes",
 }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e30"])
-def test_an_example_refuses_a_number_that_makes_no_sense_in_one_line(name: str, value: str) -> None:
-    result = run("-m", f"examples.{name}", f"{OPTION[name]}={value}")
-    assert result.returncode == 2
-    assert b"is needed, not" in result.stderr.splitlines()[-1]
+def test_an_example_refuses_a_number_that_makes_no_sense_in_one_line(name: str) -> None:
+    result = run("-c", REFUSED, f"examples.{name}", OPTION[name])
+    assert result.returncode == 0, result.stderr
+    complaints = [line for line in result.stderr.splitlines() if b"is needed, not" in line]
+    assert len(complaints) == int(result.stdout) == 6
     assert b"Traceback" not in result.stderr
+
+
+#: Runs a module as ``-m`` does, with one value after the other; tells how many ended with status 2.
+REFUSED = """\
+import runpy, sys
+
+_, module, option = sys.argv
+refused = 0
+for value in ("0", "-1", "nan", "inf", "x", "1e30"):
+    sys.argv[1:] = [f"{option}={value}"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        refused += end.code == 2
+print(refused)
+"""
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_ends_when_nobody_can_be_told(name: str) -> None:
-    command = [sys.executable, "-X", "dev", "-m", f"examples.{name}", *QUICK.get(name, [])]
+    command = [sys.executable, "-W", "default", "-m", f"examples.{name}", *QUICK.get(name, [])]
     with open("/dev/full", "wb") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=50, cwd=ROOT)
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [name.encode() + b".py: [Errno 28] No space left on device"]
+    told = SLOW.sub(b"", result.stderr).splitlines()
+    assert told == [name.encode() + b".py: [Errno 28] No space left on device"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_ends_quietly_when_its_reader_has_enough(name: str) -> None:
-    command = [sys.executable, "-X", "dev", "-u", "-m", f"examples.{name}", *QUICK.get(name, [])]
+    command = [sys.executable, "-W", "default", "-u", "-m", f"examples.{name}", *QUICK.get(name, [])]
     read, write = os.pipe()
     os.close(read)
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=50, cwd=ROOT)
@@ -178,6 +230,7 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
     much = {
         "activated": ["--idle=100000"],
         "echo_server": ["--lines=100000000"],
+        "kernel_events": ["--seconds=1000000"],
         "modbus_poll": ["--times=100000000"],
         "serial_bridge": [],
         "serial_logger": [],
@@ -188,6 +241,12 @@ def test_an_example_ends_quietly_after_ctrl_c(name: str) -> None:
         "supervisor": [],
         "timer": ["--ticks=1000000"],
         "tour": ["--size=100000"],
+        "serial_ip": ["--selftest", "--size=1000"],
+        "vpn": ["--selftest", "--size=1000"],
+        **{name: ["--selftest"] for name in ("tap_switch", "tun_pcap", "tun_ping")},
+        "on_change": ["--settle=10"],
+        "tail_logs": ["--lines=10000000"],
+        "tree_view": ["--changes=1000000"],
     }
     command = [sys.executable, "-c", INTERRUPTED, f"examples.{name}", *much[name]]
     result = subprocess.run(command, capture_output=True, timeout=50, cwd=ROOT)
@@ -293,3 +352,93 @@ def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=50)
     assert (child.returncode, SLOW.sub(b"", errors)) == (130, b"")
+
+
+def test_what_the_capture_writes_is_read_by_other_programs(tmp_path: Path) -> None:
+    from examples.tun_pcap import Recorder
+
+    path = tmp_path / "dump.pcap"
+    packets = [(b"\x45\0\0\x1d" + bytes(5) + b"\x11" + bytes(10) + b"\0\x09\0\x09\0\x09\0\0%d" % n, None)
+               for n in range(5)]  # fmt: skip
+    with path.open("wb") as file:
+        recorder = Recorder(file, "tun", None)
+        recorder.packets_received(packets[:2])
+        recorder.packets_received(packets[2:])
+    readers = 0
+    if importlib.util.find_spec("scapy") is not None:
+        from scapy.utils import rdpcap
+
+        assert [bytes(packet) for packet in rdpcap(str(path))] == [data for data, _ in packets]
+        readers += 1
+    if shutil.which("tshark") is not None:
+        done = subprocess.run(["tshark", "-r", path, "-T", "fields", "-e", "udp.payload"],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout.split() == [str(n).encode().hex() for n in range(5)]
+        readers += 1
+    if not readers:
+        pytest.skip("neither scapy nor tshark is here")
+
+
+# -- descriptors that tell of events --------------------------------------------------------------------
+
+
+async def test_signals_come_as_records_and_two_kinds_in_one_read() -> None:
+    from examples.kernel_events import Caught, connect_signals
+
+    kinds = [signal.SIGUSR1, signal.SIGUSR2]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
+    try:
+        caught: list[Caught] = []
+        for number in kinds:
+            signal.pthread_kill(threading.get_ident(), number)  # other threads have not blocked it
+        transport = await connect_signals(kinds, caught.append)
+        await until(lambda: len(caught) == 2, "both came")
+        assert [(one.number, one.pid) for one in caught] == [(number, os.getpid()) for number in kinds]
+        await transport.aclose()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def test_the_end_of_a_process_is_told_once_and_nothing_spins() -> None:
+    from examples.kernel_events import wait_for_process
+
+    child = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+    waiting = asyncio.ensure_future(wait_for_process(child.pid))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert child.stdin is not None
+    child.stdin.close()
+    await asyncio.wait_for(waiting, 10)
+    await child.wait()
+    with pytest.raises(ProcessLookupError):
+        await wait_for_process(child.pid)
+
+
+async def test_records_of_the_kernels_log_are_whole() -> None:
+    from examples.kernel_events import open_kernel_log
+
+    try:
+        log = await open_kernel_log(from_now=False)
+    except OSError as exc:
+        pytest.skip(f"the kernel's log may not be read: {exc}")
+    async with log:
+        for number in range(20):
+            record = await asyncio.wait_for(log.recv(), 10)
+            assert re.match(rb"[0-9]+,[0-9]+,[0-9]+,[^;]*;", record), (number, record)
+
+
+async def test_pressure_is_told_as_it_comes() -> None:
+    from examples.kernel_events import pressure
+
+    stalls: list[float] = []
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(pressure("cpu", 0.001, 2, lambda: stalls.append(loop.time())))
+        except OSError as exc:
+            pytest.skip(f"no triggers of pressure here: {exc}")
+        for _ in range(2 * (os.cpu_count() or 1) + 1):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # noqa: ASYNC220
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+        await until(lambda: stalls, "tasks had to wait", 15)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,45 @@ def test_wait_returns_though_output_is_unread() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("make", [fdtransport.EventLoop, asyncio.SelectorEventLoop])
+def test_signals_after_the_end_are_an_error_once_its_descriptors_have_ended_too(make: Any) -> None:
+    async def main() -> None:
+        reading, writing = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", f"cat < /proc/self/fd/{reading} & exit 3", stdout=PIPE, pass_fds=[reading]
+        )
+        os.close(reading)
+        signals = process.kill, process.terminate, partial(process.send_signal, signal.SIGUSR1)
+        await until(lambda: process.returncode == 3)
+        for send in signals:
+            send()
+        os.close(writing)
+        assert process.stdout is not None
+        assert await process.stdout.read() == b""
+
+        def is_an_error(send: Any) -> bool:
+            try:
+                send()
+            except ProcessLookupError:
+                return True
+            return False
+
+        await until(lambda: all(map(is_an_error, signals)))
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        runner.run(main())
+
+
 def test_the_subprocess_of_the_extra_info_is_as_popen() -> None:
     async def main() -> None:
         transport, protocol = await asyncio.get_running_loop().subprocess_exec(Events, "sleep", "60")
         process = transport.get_extra_info("subprocess")
         assert (process.pid, process.poll()) == (transport.get_pid(), None)
+        assert process.args == ("sleep", "60")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(-1)  # what was left of the time has passed
         process.terminate()
         assert process.wait(10) == process.poll() == process.returncode == -signal.SIGTERM
         assert transport.get_returncode() is None  # the loop has not told it yet
@@ -165,6 +198,17 @@ def test_the_subprocess_of_the_extra_info_is_as_popen() -> None:
         transport.close()
         await protocol.lost
         assert transport.get_returncode() == -signal.SIGTERM
+
+    run(main())
+
+
+@pytest.mark.parametrize("signal_of", ["terminate", "kill"])
+def test_a_process_that_has_ended_takes_no_signal(signal_of: str) -> None:
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec("true")
+        await process.wait()
+        with pytest.raises(ProcessLookupError):
+            getattr(process, signal_of)()
 
     run(main())
 

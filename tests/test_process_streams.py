@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
@@ -16,7 +17,13 @@ from child_checks import children, no_child_is_left, until  # noqa: F401
 from conftest import LOOPS
 
 import fdtransport
-from fdtransport import OutputLimitError, Process, create_subprocess_exec, create_subprocess_shell
+from fdtransport import (
+    OutputLimitError,
+    Process,
+    create_subprocess_exec,
+    create_subprocess_shell,
+    subprocess_exec,
+)
 from fdtransport.testing import pattern
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -363,14 +370,56 @@ async def test_options_reach_the_process(tmp_path):
         "pwd", stdout=PIPE, cwd=tmp_path, process_group=0, pipe_size=1 << 17
     )
     assert (await process.communicate())[0] == os.fsencode(tmp_path) + b"\n"
-    with pytest.raises(TypeError, match="preexec_fn"):
-        await create_subprocess_exec("true", preexec_fn=print)
     with pytest.raises(ValueError, match="limit"):
         await create_subprocess_exec("true", limit=0)
     with pytest.raises(ValueError, match="twice"):
         await create_subprocess_exec("true", stdin=PIPE, fds={0: "w"})
     with pytest.raises(TypeError, match="separate"):
         await create_subprocess_shell(["true"])
+
+
+#: What asyncio's functions take and do nothing with.
+IDLE = {
+    "bufsize": 0, "close_fds": True, "encoding": None, "errors": None, "pipesize": -1, "preexec_fn": None,
+    "restore_signals": True, "text": False, "umask": -1, "universal_newlines": False, "shell": False,
+}  # fmt: skip
+
+
+async def test_what_programs_say_to_asyncio_without_need_may_be_said_here():
+    process = await create_subprocess_exec("true", **IDLE)
+    assert await process.wait() == 0
+    transport, _ = await subprocess_exec(asyncio.SubprocessProtocol, "true", **IDLE)
+    await transport.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error", "match"),
+    [
+        ("preexec_fn", print, ValueError, "cannot have preexec_fn=.*: nothing is forked"),
+        ("text", True, ValueError, "cannot have text=True: streams are of bytes"),
+        ("close_fds", False, ValueError, "descriptors of fds"),
+        ("pipesize", 4096, ValueError, "pipe_size"),
+        ("check", True, TypeError, "unexpected keyword argument 'check'"),
+    ],
+)
+async def test_what_cannot_be_had_is_told_by_the_function_that_was_called(option, value, error, match):
+    options = {option: value}
+    with pytest.raises(error, match=rf"^create_subprocess_exec\(\) .*{match}"):
+        await create_subprocess_exec("true", **options)
+    with pytest.raises(error, match=rf"^create_subprocess_shell\(\) .*{match}"):
+        await create_subprocess_shell("true", **options)
+    with pytest.raises(error, match=rf"^subprocess_exec\(\) .*{match}"):
+        await subprocess_exec(asyncio.SubprocessProtocol, "true", **options)
+
+
+async def test_a_descriptor_is_passed_under_its_own_number():
+    with tempfile.TemporaryFile() as file:
+        number = file.fileno()
+        line = f"echo told >/proc/self/fd/{number}"
+        process = await create_subprocess_exec("sh", "-c", line, pass_fds=[number])
+        assert await process.wait() == 0
+        file.seek(0)
+        assert file.read() == b"told\n"
 
 
 @pytest.mark.parametrize("kind", LOOPS)

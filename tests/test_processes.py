@@ -502,30 +502,6 @@ def test_loops_in_threads_start_processes_at_once_without_a_warning(kind):
 # -- what is wrong
 
 
-@pytest.mark.parametrize(
-    ("argv", "options", "error", "match"),
-    [
-        (["/no/such/program"], {}, FileNotFoundError, "/no/such/program"),
-        (["/etc/passwd"], {}, PermissionError, "/etc/passwd"),
-        (["true"], {"cwd": "/no/such"}, FileNotFoundError, "/no/such"),
-        (["true", "a\0b"], {}, ValueError, "NUL"),
-        (["true", 5], {}, TypeError, "5"),
-        (["true"], {"user": "no such user"}, ValueError, "no such user"),
-        (["true"], {"fds": {1: 987654}}, OSError, "987654"),
-        (["true"], {"fds": {0: "w", 1: "x"}}, ValueError, "'x'"),
-        (["true"], {"fds": {0: "w"}, "stdin": PIPE}, ValueError, "twice"),
-        (["true"], {"fds": {-1: "w"}}, ValueError, "-1"),
-        (["true"], {"linger": -1}, ValueError, "linger"),
-        (["true"], {"pipe_size": 0}, ValueError, "pipe_size"),
-    ],
-)
-async def test_bad_input_starts_nothing_and_leaves_nothing(argv, options, error, match):
-    before = children()
-    with pytest.raises(error, match=match):
-        await subprocess_exec(Events, *argv, **options)
-    await until(lambda: children() == before)
-
-
 async def test_a_protocol_is_needed():
     with pytest.raises(TypeError, match="protocol"):
         await subprocess_exec(object, "true")

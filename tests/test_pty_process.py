@@ -96,6 +96,21 @@ async def test_a_program_that_closes_its_terminal_has_not_ended() -> None:
     assert protocol.status == 6
 
 
+async def test_a_program_has_gone_after_the_block() -> None:
+    reader, writer = await open_pty_process("sh", "-c", "echo ready; sleep 60")
+
+    async def use() -> None:
+        async with writer.transport as transport:
+            assert transport is writer.transport
+            assert await reader.readline() == b"ready\r\n"
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await use()
+    assert writer.transport.returncode == -signal.SIGHUP
+    assert writer.transport.is_closing()
+
+
 async def test_what_a_program_did_not_read_is_no_error_of_its_end() -> None:
     protocol = RecordingProtocol()
     transport, _ = await spawn_pty(lambda: protocol, "sh", "-c", "sleep 0.1; exit 8", raw=True)
@@ -441,35 +456,6 @@ def no_children() -> bool:
     except ChildProcessError:
         return True
     return False
-
-
-BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], type[Exception]]] = {
-    "no such program": (("/no/such",), {}, FileNotFoundError),
-    "not on the path": (("no-such-program-anywhere",), {}, FileNotFoundError),
-    "not executable": (("/etc/passwd",), {}, PermissionError),
-    "a directory": (("/",), {}, PermissionError),
-    "no such cwd": (("true",), {"cwd": "/no/such"}, FileNotFoundError),
-    "cwd is a file": (("true",), {"cwd": "/etc/passwd"}, NotADirectoryError),
-    "unknown user": (("true",), {"user": "nobody-has-this-name"}, ValueError),
-    "NUL": (("true", "a\0b"), {}, ValueError),
-    "no rows": (("true",), {"size": (0, 80)}, ValueError),
-    "too wide": (("true",), {"size": (24, 65536)}, ValueError),
-    "half a size": (("true",), {"size": (24,)}, TypeError),
-    "no ints": (("true",), {"size": ("24", "80")}, ValueError),
-    "negative linger": (("true",), {"linger": -1}, ValueError),
-    "closed descriptor": (("true",), {"fds": {5: 999}}, OSError),
-}
-
-
-@pytest.mark.parametrize(("words", "options", "error"), BAD.values(), ids=BAD)
-async def test_bad_input_is_the_callers_and_leaves_nothing(
-    words: tuple[str, ...], options: dict[str, Any], error: type[Exception]
-) -> None:
-    before = descriptors()
-    with pytest.raises(error):
-        await spawn_pty(RecordingProtocol, *words, **options)
-    assert descriptors() == before
-    await until(no_children, "nobody is left")
 
 
 async def test_a_cancelled_start_leaves_nothing() -> None:

@@ -498,9 +498,9 @@ async def test_the_watch_survives_many_pauses_without_being_armed_again(monkeypa
     transport, protocol = await connect_fd(Collect, near)
     armed, arm = [], HangupWatch.arm
 
-    def count(self, fd, callback, *, reading):
+    def count(self, fd, callback, **how):
         armed.append(fd)
-        return arm(self, fd, callback, reading=reading)
+        return arm(self, fd, callback, **how)
 
     monkeypatch.setattr(HangupWatch, "arm", count)
     for number in range(1, 20):

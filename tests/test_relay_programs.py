@@ -16,7 +16,7 @@ import pytest
 from child_checks import no_child_is_left  # noqa: F401 - a fixture
 from relay_ends import MIB, Quiet, near
 
-from fdtransport import RelayResult, connect_exec, relay, spawn_pty
+from fdtransport import RelayResult, connect_exec, create_subprocess_exec, open_fd, relay, spawn_pty
 from fdtransport.testing import FarEnd, pattern
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -136,3 +136,55 @@ async def test_a_raw_terminal_is_spliced_to_and_byte_exact() -> None:
         result = await task
         assert (result.a_to_b.bytes, result.a_to_b.engine) == (200_000, "splice")
         assert await cat.finish() == -signal.SIGHUP
+
+
+async def test_the_output_of_one_program_goes_to_the_input_of_another() -> None:
+    async with asyncio.timeout(30):
+        numbers = await create_subprocess_exec("seq", "100000", fds={1: "r"})
+        count = await create_subprocess_exec("wc", "-l", fds={0: "w", 1: "r"})
+        assert numbers.stdout is not None
+        first = await numbers.stdout.readline()  # what the reader has besides goes along
+        result = await relay(numbers.stdout, count.stdin)
+        result.raise_for_error()
+        assert first == b"1\n"
+        assert await count.communicate() == (b"99999\n", None)
+        await numbers.wait_closed()
+
+
+async def test_the_input_and_the_output_of_a_program_are_one_end() -> None:
+    ours, theirs = socket.socketpair()
+    async with asyncio.timeout(30):
+        process = await create_subprocess_exec("tr", "a-z", "A-Z", fds={0: "w", 1: "r"})
+        with FarEnd(theirs) as far:
+            task = asyncio.ensure_future(relay((process.stdout, process.stdin), await near(ours)))
+            await far.send(b"through")
+            far.shutdown_write()
+            assert await far.recv_to_end() == b"THROUGH"
+            assert (await task).error is None
+        await process.wait_closed()
+
+
+async def test_a_reader_or_a_writer_alone_is_one_direction() -> None:
+    a, far_a = socket.socketpair()
+    b, far_b = socket.socketpair()
+    async with asyncio.timeout(30):
+        with FarEnd(far_a) as left, FarEnd(far_b) as right:
+            reader, _ = await open_fd(a)
+            another, writer = await open_fd(b)
+            task = asyncio.ensure_future(relay(reader, writer))
+            await right.send(b"dropped")
+            await left.send(b"passed on")
+            left.shutdown_write()
+            assert await right.recv_to_end() == b"passed on"
+            right.shutdown_write()
+            result = await task
+            assert (result.a_to_b.bytes, result.b_to_a.bytes, result.error) == (9, 0, None)
+            assert await left.recv_to_end() == b""
+    with pytest.raises(ValueError, match="no bytes can go"):
+        await relay(reader, another)
+    process = await create_subprocess_exec("true", fds={1: "r"})
+    with pytest.raises(TypeError, match=r"which <Process .* is not; its \(stdout, stdin\) are"):
+        await relay(process, writer)
+    await process.aclose()
+    with pytest.raises(TypeError, match="which None is not"):
+        await relay(asyncio.StreamReader(), writer)

@@ -18,6 +18,7 @@ its end. What becomes of a running process that is let go is for the transport t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
@@ -64,15 +65,20 @@ def start_child(
     try:
         return Child(loop, pid, exited)
     except BaseException:
-        os.kill(pid, signal.SIGKILL)  # no descriptors are left
-        os.waitpid(pid, 0)
+        # No descriptors are left. (Somebody else may have its status, also where SIGCHLD is ignored.)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         raise
 
 
 class Child:
     """A child process of this one; see the module's first lines."""
 
-    __slots__ = ("__weakref__", "_exited", "_loop", "_pidfd", "_waiting", "pid", "returncode", "status_known")
+    __slots__ = (
+        "__weakref__", "_exited", "_loop", "_parent", "_pidfd", "_waiting",
+        "pid", "returncode", "status_known",
+    )  # fmt: skip
 
     pid: int
     returncode: int | None
@@ -84,6 +90,7 @@ class Child:
         self._loop = loop
         self._exited: Callable[[], object] | None = exited
         self._waiting: list[asyncio.Future[None]] = []
+        self._parent = os.getpid()
         self.pid = pid
         self.returncode = None
         self.status_known = True
@@ -99,6 +106,11 @@ class Child:
             pidfd, self._pidfd = self._pidfd, -1
             syscalls.close(pidfd)
             raise
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is the parent process that started it, before fork(2)."""
+        return self._parent != os.getpid()
 
     def send_signal(self, number: int) -> None:
         """Send a signal to this process, and never to another one that has its number by now.
@@ -226,11 +238,13 @@ class Ending:
 
     async def _climb(self) -> int:
         while self._left:
+            left = len(self._left)
             try:
                 async with asyncio.timeout(self._grace):
                     return await self._wait()
             except TimeoutError:
-                self._step(self._left.pop(0))
+                if len(self._left) == left:  # else another one who awaits this has sent the next
+                    self._step(self._left.pop(0))
         return await self._wait()
 
     def __await__(self) -> Generator[Any, None, int]:

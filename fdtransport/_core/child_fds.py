@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from . import syscalls
@@ -19,19 +19,22 @@ Descriptors = Mapping[int, "str | FileLike"]
 
 #: An argument that was not given.
 UNSET: Any = type("UNSET", (), {"__repr__": lambda _: "UNSET"})()
+_WORDS = {subprocess.PIPE: "PIPE", subprocess.STDOUT: "STDOUT", subprocess.DEVNULL: "DEVNULL"}
 _NAMES = ("stdin", "stdout", "stderr")
 
 
 def descriptor_map(
-    fds: Descriptors | None, default: int | None, **standard: Any
+    fds: Descriptors | None, default: int | None, passed: Iterable[int] = (), **standard: Any
 ) -> dict[int, str | FileLike]:
     """*fds* together with what ``stdin``, ``stdout`` and ``stderr`` say, in asyncio's words.
 
-    Without *fds*, those that are not given are *default*.
+    Without *fds*, those that are not given are *default*. *passed*: descriptors that keep their numbers.
 
     :raises ValueError, TypeError: a descriptor is given twice, or is of no use.
     """
     result: dict[int, Any] = {}
+    if not isinstance(fds, Mapping | None):
+        raise TypeError(f"fds is a map of the child's descriptors, as {{0: 'w', 1: 'r', 2: 2}}, not {fds!r}")
     for number, given in (fds or {}).items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"a descriptor of the child is a number, not {number!r}")
@@ -49,6 +52,11 @@ def descriptor_map(
                 result[number] = number
         else:
             result[number] = _wanted(number, value, name)
+    for number in passed:
+        if result.setdefault(number, number) != number:
+            raise ValueError(
+                f"descriptor {number} of the child is given twice: fds or its name, and pass_fds"
+            )
     for number, value in result.items():
         if type(value) is int and value == subprocess.STDOUT and 1 not in result:
             raise ValueError(f"descriptor {number} of the child is to go where 1 goes, and there is no 1")
@@ -66,7 +74,12 @@ def _wanted(number: int, value: Any, name: str) -> str | FileLike:
     elif hasattr(value, "fileno"):
         return value  # type: ignore[no-any-return]
     right = "'r', 'w' or 'rw' (what this side does), DEVNULL, a descriptor or an open file"
-    raise (ValueError if isinstance(value, int | str) else TypeError)(f"{name} is {right}, not {value!r}")
+    if name in _NAMES:
+        right = "PIPE, DEVNULL, STDOUT (stderr alone), None, a descriptor or an open file"
+    told = _WORDS.get(value, repr(value)) if type(value) is int else repr(value)
+    if value is None:
+        told += f"; {{{number}: {number}}} has it inherited"
+    raise (ValueError if isinstance(value, int | str) else TypeError)(f"{name} is {right}, not {told}")
 
 
 def _is_open(fd: int) -> bool:

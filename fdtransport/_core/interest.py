@@ -99,7 +99,7 @@ class Interest(Root):
     def _watch(self, fd: int, *, reading: bool) -> None:
         if self._watched != fd:
             self._unwatch()
-        if hangup_watch(self._loop).arm(fd, self._on_hangup, reading=reading):
+        if hangup_watch(self._loop).arm(fd, self._on_hangup, reading=reading, more=self._ALSO_WATCHED):
             self._watched = fd
 
     def _unwatch(self) -> None:

@@ -56,6 +56,8 @@ class PacketTransport(BaseTransport, asyncio.DatagramTransport):
 
     __slots__ = ("_budget", "_max_size", "dropped")
 
+    #: Bytes of the length before each record in a byte stream, for a kind whose records need one.
+    _FRAME: ClassVar[int | None] = None
     _new_queue: ClassVar[Callable[[], PacketQueue]] = PacketQueue
 
     _READ_ERRORS = _READING_RECORDS

@@ -150,8 +150,9 @@ class HangupWatch:
         # Weakly: what nobody holds any more shall be collected, and warn, though it is armed.
         self._armed: dict[int, Callable[[], Callable[[], object] | None]] = {}
 
-    def arm(self, fd: int, callback: Callable[[], object], *, reading: bool) -> bool:
-        """Call *callback* once when the other side of *fd* has gone, or, when *reading*, has ended.
+    def arm(self, fd: int, callback: Callable[[], object], *, reading: bool, more: int = 0) -> bool:
+        """Call *callback* once when the other side of *fd* has gone, or, when *reading*, has ended; or for
+        the events *more*.
 
         False where the platform has no epoll. :raises OSError: as epoll_ctl(2); EPERM for a file
         that cannot be polled.
@@ -162,7 +163,7 @@ class HangupWatch:
         if self._epoll is None:
             self._epoll = syscalls.epoll()
             loop.add_reader(self._epoll.fileno(), self._ready)
-        mask = _ONESHOT | (_RDHUP if reading else 0)
+        mask = _ONESHOT | (_RDHUP if reading else 0) | more
         try:
             try:
                 self._epoll.register(fd, mask)

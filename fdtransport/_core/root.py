@@ -91,6 +91,8 @@ class Root(asyncio.BaseTransport):
     #: What a failed read or write means to this kind.
     _READ_ERRORS: ErrnoTable = COMMON
     _WRITE_ERRORS: ErrnoTable = WRITING
+    #: Events of epoll_ctl(2) that tell a hang-up of this kind, besides those that are always reported.
+    _ALSO_WATCHED: ClassVar[int] = 0
     _new_queue: ClassVar[Callable[[], ByteQueue | PacketQueue]]
 
     # -- what an adapter may override ---------------------------------------------------------

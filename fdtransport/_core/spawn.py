@@ -17,7 +17,9 @@ cannot set, it is setpriv(1) of util-linux that starts the program, in the same 
 directories' modes do not let that user execute raises here as well, and what else may go wrong (a security
 module, the interpreter of a script) ends with setpriv's message on descriptor 2 and status 126 or 127.
 
-SIGPIPE and SIGXFSZ, which Python ignores, have their defaults in the child, and no signal is blocked.
+SIGPIPE and SIGXFSZ, which Python ignores, have their defaults in the child, and no signal is blocked. With a
+*terminal*, so have the signals of terminals: what nohup(1) or a shell that starts this process in the
+background ignores here is not to be ignored by all who run on a terminal of their own.
 """
 
 from __future__ import annotations
@@ -37,7 +39,15 @@ __all__ = ["StrOrBytesPath", "spawn"]
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-_PYTHON_IGNORES = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+
+def _numbers(*names: str) -> list[int]:
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+_PYTHON_IGNORES = _numbers("SIGPIPE", "SIGXFSZ")
+_OF_TERMINALS = _numbers(
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT", "SIGWINCH"
+)  # fmt: skip
 #: Up to this number of the child's, every one that is not asked for is closed, be it open here or not.
 _GAPS = 256
 
@@ -94,7 +104,7 @@ def spawn(
             actions,
             session=new_session,
             process_group=process_group,
-            defaults=_PYTHON_IGNORES,
+            defaults=_PYTHON_IGNORES if terminal is None else [*_PYTHON_IGNORES, *_OF_TERMINALS],
         )
     except OSError as exc:
         number = exc.errno or errno.EINVAL
@@ -197,6 +207,8 @@ def _encoded(what: str, value: StrOrBytesPath) -> bytes:
 
 
 def _environment(env: Mapping[Any, Any] | None) -> list[bytes]:
+    if not isinstance(env, Mapping | None):
+        raise TypeError(f"env is a map of names and values, not {env!r}")
     if env is None:
         return [name + b"=" + value for name, value in os.environb.items()]
     try:
@@ -247,13 +259,15 @@ def _check_executable(program: bytes, directory: bytes | None, credentials: Cred
         wrong = directory is not None and _not_a_directory(directory)
         raise OSError(wrong or errno.ENOENT, os.strerror(wrong or errno.ENOENT), os.fsdecode(path))
     if not (os.path.isfile(path) and os.access(path, os.X_OK)) or not credentials.may_execute(
-        program, directory or os.getcwdb()
+        program, directory or b"."
     ):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
 
 
 def _not_a_directory(path: bytes) -> int:
     """What is wrong with *path* as the directory to start in; 0 for nothing."""
+    if not path:
+        return errno.ENOENT
     try:
         syscalls.stat(os.path.join(path, b"."))
     except OSError as exc:

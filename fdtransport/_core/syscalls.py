@@ -62,6 +62,8 @@ pipe: Callable[[int], tuple[int, int]] = getattr(os, "pipe2", _missing("pipe2"))
 stat = os.stat
 mkfifo: Callable[..., None] = getattr(os, "mkfifo", _missing("mkfifo"))
 unlink = os.unlink
+scandir = os.scandir
+readlink: Callable[..., str] = getattr(os, "readlink", _missing("readlink"))
 lstat = os.lstat
 symlink = os.symlink
 chmod = os.chmod
@@ -220,7 +222,8 @@ def wait_readable(fd: int, seconds: float | None) -> bool:
     """Wait, and hold this thread, until *fd* is readable; false when it was not within *seconds*."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if seconds is None else seconds * 1000))
+    # (A negative number of milliseconds would mean for ever.)
+    return bool(poller.poll(None if seconds is None else max(0, seconds * 1000)))
 
 
 def has_hung_up(fd: int) -> bool:
@@ -425,6 +428,11 @@ def _spawn_functions() -> dict[str, Callable[..., None]]:
         found[name] = _libc_spawning(f"{family}_{name}", "c_void_p")
     found["spawn"] = _libc_spawning("posix_spawn", "c_void_p", "c_char_p", *["c_void_p"] * 4)
     return found
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move this thread into the namespace *fd*; Python has it from 3.12 on. setns(2)."""
+    _libc("setns", "c_int", "c_int")(fd, kind)
 
 
 _KINDS = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import errno
 import os
+import re
 import struct
 import sys
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "LINE_LIMIT", "WindowSize", "breaks_of", "checked_size", "come_to_foreground", "cooked",
-    "device_of", "echoes", "end_of_file", "has_external", "in_foreground", "is_canonical",
+    "LINE_LIMIT", "WindowSize", "checked_size", "come_to_foreground", "cooked", "device_of",
+    "echoes", "end_of_file", "has_external", "in_foreground", "is_canonical", "line_lengths",
     "modes_of", "raw", "session_of", "set_echo", "set_external", "set_modes", "set_window_size",
     "signal_foreground", "signal_session", "slave_path", "speed_of", "window_size",
 ]  # fmt: skip
@@ -157,16 +158,36 @@ def _character(modes: list[Any], number: int) -> bytes | None:
     return None if value == _DISABLED else value
 
 
-def breaks_of(modes: list[Any]) -> bytes:
+def line_lengths(data: bytes, modes: list[Any]) -> tuple[list[int], bytes]:
+    """The bytes that each line of *data* takes in a terminal in canonical mode, the last one unfinished; and
+    the byte at its very end that quotes the next one, if that is what it does."""
+    if modes[IFLAG] & termios.PARMRK:
+        data = data.replace(b"\xff", b"\xff\xff")
+    quote = _character(modes, termios.VLNEXT) if modes[LFLAG] & termios.IEXTEN else None
+    pending = b""
+    if quote is not None and quote in data:
+        data = re.sub(re.escape(quote) + b"(?s:.)", b"\0", data)  # no break, whatever it is
+        pending = quote if data.endswith(quote) else b""
+        data = data.removesuffix(pending)
+    breaks = _breaks_of(modes)
+    ends = bytes(byte in breaks for byte in range(256))
+    return [len(line) for line in data.translate(ends).split(b"\1")], pending
+
+
+def _breaks_of(modes: list[Any]) -> bytes:
     """The bytes after which what follows is counted as another line."""
     t = termios
-    numbers = [t.VEOF, t.VEOL, t.VEOL2, t.VKILL]
+    numbers = [t.VEOF, t.VEOL, t.VKILL]
+    if modes[LFLAG] & t.IEXTEN:
+        numbers.append(t.VEOL2)
     if modes[LFLAG] & t.ISIG and not modes[LFLAG] & getattr(t, "NOFLSH", 0):
         numbers += [t.VINTR, t.VQUIT, t.VSUSP]  # they throw away what came before them
     found = [_character(modes, number) for number in numbers]
-    if modes[IFLAG] & t.ICRNL:
+    if not modes[IFLAG] & t.INLCR:
+        found.append(b"\n")
+    if modes[IFLAG] & t.ICRNL and not modes[IFLAG] & t.IGNCR:
         found.append(b"\r")
-    return b"".join([b"\n", *(byte for byte in found if byte is not None)])
+    return b"".join(byte for byte in found if byte is not None)
 
 
 def _speeds() -> dict[int, int]:
@@ -253,6 +274,7 @@ def signal_session(leader: int, number: int) -> int:
     that nobody else with its number is hit.
     """
     count = 0
+    refused: PermissionError | None = None
     for name in os.listdir("/proc"):
         if not name.isdecimal() or _session_of_process(name) != leader:
             continue
@@ -266,8 +288,12 @@ def signal_session(leader: int, number: int) -> int:
                 count += 1
         except ProcessLookupError:
             pass  # it has ended meanwhile
+        except PermissionError as exc:
+            refused = exc  # another user's by now, as with sudo(8); the others are still to hear of it
         finally:
             syscalls.close(pidfd)
+    if refused is not None and not count:
+        raise refused  # as kill(2) has it for a group
     return count
 
 

@@ -99,7 +99,8 @@ class PacketMode:
 
     def _check(self, go_on: bool) -> None:
         if not go_on:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            # Not EAGAIN: there may well be more.
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
     def splice(self, *_args: object) -> int:
         raise OSError(errno.EINVAL, "a terminal in packet mode cannot be spliced")

@@ -19,8 +19,9 @@ loop, each within seconds; one `ContractViolation` lists all that were broken.
     asyncio.run(check_stream_transport(make))
 
 ``stream_promises()`` and ``packet_promises()`` are the same checks one by one, for a parametrised test.
-`FaultPlan` and ``sweep`` make system calls fail; ``memory_pair`` connects two protocols without a network;
-the recording protocols write down what a transport tells them.
+`FaultPlan` and ``sweep`` make system calls fail; ``memory_pair`` connects two protocols without a network,
+and `MemoryTun` is a TUN or TAP without a device; the recording protocols write down what a transport tells
+them.
 """
 
 from .apart import check_run_exit
@@ -50,6 +51,7 @@ from .promises import Breach, ContractViolation, Features, Maker, Promise, detec
 from .recording import RecordingBufferedProtocol, RecordingDatagramProtocol, RecordingProtocol
 from .serial_pair import SerialPair, VirtualPort, serial_pair
 from .tls_end import TlsEnd
+from .tun import MemoryLink, MemoryTun, MemoryTunTransport
 
 __all__ = [
     "ERRNOS",
@@ -63,6 +65,9 @@ __all__ = [
     "Features",
     "Idle",
     "Maker",
+    "MemoryLink",
+    "MemoryTun",
+    "MemoryTunTransport",
     "Outcome",
     "PairMaker",
     "Promise",

@@ -1,0 +1,205 @@
+"""A file that others write to, read on and on: as it grows, is rotated, or is cut and begun anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from ._core import syscalls
+from ._core.inotify_records import InotifyMask
+from ._core.readiness import in_memory
+from .errors import EndpointError
+from .feeding import FedTransport, Sink, connect_fed
+from .inotify import InotifyTransport, connect_inotify
+from .inotify_events import InotifyEvent, InotifyProtocol, InotifyWatch, WatchEnd
+
+__all__ = ["connect_follow"]
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+_FLAGS: int = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))
+READ_SIZE = 64 * 1024
+_NAMES = InotifyMask.CREATE | InotifyMask.MOVE | InotifyMask.DELETE
+_CONTENTS = InotifyMask.MODIFY | InotifyMask.ATTRIB
+
+
+class _Stirring(InotifyProtocol):
+    """Wakes whoever waits for anything to happen."""
+
+    def __init__(self) -> None:
+        self.happened = asyncio.Event()
+
+    def events_received(self, events: list[InotifyEvent]) -> None:
+        self.happened.set()
+
+    def overflow_received(self) -> None:
+        self.happened.set()
+
+    def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:
+        self.happened.set()
+
+
+class _Follower:
+    """The file that is read now, and what there is at the path."""
+
+    def __init__(self, path: str, transport: InotifyTransport, stirring: _Stirring) -> None:
+        self.path = path
+        self._transport = transport
+        self._stirring = stirring
+        self._watch: InotifyWatch | None = None
+        self._directory: InotifyWatch | None = None
+        self.fd = -1
+        self._position = 0
+
+    def open(self) -> None:
+        """Take the file at the path. :raises OSError: there is none."""
+        fd = syscalls.open(self.path, os.O_RDONLY | _FLAGS)
+        try:
+            mode = syscalls.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                raise EndpointError(
+                    f"{self.path!r} is {syscalls.kind(mode)}, and only a file can be followed"
+                )
+            self._unwatch()
+            # By the descriptor: the path may be another file's by now.
+            watched = f"/proc/self/fd/{fd}"
+            self._watch = self._transport.add_watch(watched, _CONTENTS, keep_moved=True)
+        except BaseException:
+            syscalls.close(fd)
+            raise
+        self.close()
+        self.fd, self._position = fd, 0
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            syscalls.close(fd)
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    def to_end(self) -> None:
+        self._position = syscalls.lseek(self.fd, 0, os.SEEK_END)
+
+    def watch_names(self) -> None:
+        """Notice what happens to the path; the directory may be another one than before."""
+        if self._directory is None or not self._directory.active:
+            directory = os.path.dirname(self.path) or "."
+            with contextlib.suppress(OSError):
+                self._directory = self._transport.add_watch(directory, _NAMES)
+
+    async def read(self) -> bytes:
+        """What comes next in the file, without waiting for more than the disk."""
+        patience = 0.001
+        while not in_memory(self.fd):
+            await asyncio.sleep(patience)
+            patience = min(2 * patience, 0.016)
+        data = syscalls.read(self.fd, READ_SIZE)
+        self._position += len(data)
+        return data
+
+    def was_cut(self) -> bool:
+        """Whether there is less in the file than was read; then it is read from its beginning."""
+        if syscalls.fstat(self.fd).st_size >= self._position:
+            return False
+        self._position = syscalls.lseek(self.fd, 0, os.SEEK_SET)
+        return True
+
+    def successor_has_begun(self) -> bool:
+        """Whether the path is another file's, and there is something in that.
+
+        Rotation makes an empty one before the program that writes knows of it.
+        """
+        try:
+            there = syscalls.stat(self.path)
+        except OSError:
+            return False
+        return bool(there.st_size) and not os.path.samestat(there, syscalls.fstat(self.fd))
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            # First, and only then looked at: what comes later sets it again.
+            self._stirring.happened.clear()
+            self.watch_names()
+            while data := await self.read():
+                yield data
+            if self.was_cut():
+                continue
+            if self.successor_has_begun():
+                while data := await self.read():
+                    yield data  # the last words of the old one
+                with contextlib.suppress(FileNotFoundError):
+                    self.open()
+                    continue
+            await self._watch_successor()
+
+    async def _watch_successor(self) -> None:
+        """Wait until something happens to the file, to its path, or to what is at the path."""
+        watch = None
+        with contextlib.suppress(OSError):
+            if not os.path.samestat(syscalls.stat(self.path), syscalls.fstat(self.fd)):
+                watch = self._transport.add_watch(self.path, InotifyMask.MODIFY | InotifyMask.MASK_ADD)
+                if self.successor_has_begun():
+                    self._stirring.happened.set()
+        try:
+            if self._transport.is_closing():
+                raise OSError(errno.EBADF, "watching the file has ended")
+            await self._stirring.happened.wait()
+        finally:
+            if watch is not None:
+                watch.remove()
+
+
+async def connect_follow(
+    protocol_factory: Callable[[], P], path: str | os.PathLike[str], *, from_end: bool = False
+) -> tuple[FedTransport, P]:
+    """Read a file, and then what is added to it, until the transport is closed.
+
+    When the file is renamed or deleted and another one takes its path (rotation), what is left in the old
+    one comes first; the new one is begun when there is something in it. When it is cut short it is read from
+    its beginning again; what is cut and written anew to a greater length before anybody could look is not
+    noticed. *from_end*: skip what is in it now.
+
+    Returns ``(transport, protocol)`` after ``connection_made``. Cancelling is safe.
+
+    :raises FileNotFoundError: there is no such file. :raises EndpointError: it is no regular file.
+    :raises InotifyLimitError: instances or watches of the user are used up.
+
+    ::
+
+        transport, protocol = await connect_follow(MyProtocol, "/var/log/syslog", from_end=True)
+    """
+    here = os.getcwd()
+    transport, stirring = await connect_inotify(_Stirring)
+    follower = _Follower(os.path.join(here, path), transport, stirring)
+    try:
+        follower.open()
+        if from_end:
+            follower.to_end()
+    except BaseException:
+        follower.close()
+        transport.abort()
+        raise
+
+    async def feed(sink: Sink) -> None:
+        try:
+            async with contextlib.aclosing(follower.pieces()) as pieces:
+                async for data in pieces:
+                    await sink.write(data)
+        finally:
+            follower.close()
+            transport.abort()
+
+    try:
+        return await connect_fed(protocol_factory, feed)
+    except BaseException:
+        follower.close()
+        transport.abort()
+        raise
