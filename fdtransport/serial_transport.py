@@ -26,6 +26,10 @@ __all__ = ["SerialTransport", "checked_timeout"]
 
 #: Seconds for which a thread of the executor may be held by a port that is being closed.
 BRIEFLY = 1.0
+#: Turns of the loop between connection_made and the first read. `run_until_complete` of what opens a port
+#: takes up to four to return (on uvloop); a protocol that is through by then, and calls `loop.stop()` as
+#: those of pyserial-asyncio's documentation do, would stop that once more, and not the `run_forever` to come.
+STILL = 4
 
 
 class SerialTransport(LineControl):
@@ -73,6 +77,23 @@ class SerialTransport(LineControl):
             loop.call_soon(self._pump.start)
         if isinstance(serial_instance, Port):
             serial_instance.belongs_to(self)
+
+    def _get_going(self, waiter: asyncio.Future[None] | None) -> None:
+        self._remove_reader()
+        self._begun()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._read_in(STILL)
+
+    def _read_in(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._read_in, turns - 1, context=self._context)
+            return
+        try:
+            if self.is_reading() and not self._reader_on:
+                self._read_again()
+        except (OSError, RuntimeError) as exc:
+            self._step(Event.READ_ERROR, exc)
 
     def _check_kind(self) -> None:
         if self._rfd < 0 or self._wfd < 0:
