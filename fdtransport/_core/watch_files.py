@@ -86,7 +86,4 @@ class Files:
 
     def queued(self) -> int:
         """Bytes of events that nobody has read yet."""
-        try:
-            return syscalls.bytes_readable(self._inotify)
-        except OSError:
-            return 0  # if the instance is of no use any more, reading it tells
+        return syscalls.bytes_readable(self._inotify)
