@@ -126,9 +126,11 @@ class Engine(TreeRoots):
             elif not name:
                 yield from self._of_itself(node, mask)
             elif mask & _CONTENT:
-                if name in node.entries:
+                is_dir = bool(mask & _ISDIR)
+                entry = node.entries.get(name, node)  # itself: nothing
+                if entry is not node and (entry is not None) is is_dir:  # and no older one of its name
                     kind = next(kind for bits, kind in _CONTENTS if mask & bits)
-                    tree.say(kind, node, name, bool(mask & _ISDIR))
+                    tree.say(kind, node, name, is_dir)
                     if kind is Kind.ATTRIBUTES and mask & _ISDIR:
                         yield from self._attributes_of(node, name)
             elif self.ignored is not None and self.ignored(tree.path(node), name, bool(mask & _ISDIR)):
