@@ -100,7 +100,7 @@ PRINTED = [
     rb"TerminalEvent.OPENED\n(TerminalEvent.CHANGED\n)+"
     rb"b'AT\\n' at \(115200, 115200\)\nthe modem says OK(\nTerminalEvent.CLOSED)?",
     rb"b'21.5 C\\r\\n'\nModemLines\(dtr=True, rts=True, cts=True, dsr=True, ri=False, cd=True\)\n"
-    rb"\[Errno 5\] .*/ttyA: .*the device has gone: unplugged.*",
+    rb"\[Errno 5\] .*/ttyA: hung up.*",
     rb"moved tree/book\ncreated tree/book/chapter\nmodified tree/book/chapter\nwritten tree/book/chapter\n"
     rb"\{'tree': True, 'tree/book': True, 'tree/book/chapter': False\}",
     rb"demo0 1500 b'anybody there\?'",

@@ -224,6 +224,8 @@ async def test_what_cannot_be_opened_says_why(port: Terminal, tmp_path: Any) -> 
     await refused(errno.ENOENT, "no path", url="/dev/tty\0S0")
     await refused(errno.EINVAL, "parity 'E' (it has 'N')", "no parity", url=port.path, parity="E")
     await refused(errno.EINVAL, "bytesize 7", url=port.path, bytesize=7)
+    (tmp_path / "link").symlink_to(port.path)
+    await refused(errno.EINVAL, "a pair of terminals", url=tmp_path / "link", bytesize=7)
     await refused(errno.ENOTTY, "no lines DTR and RTS", url=port.path, dtr=True)
     await refused(errno.ENOTTY, "no low latency", url=port.path, low_latency=True)
     await refused(errno.ENOTTY, "neither an RS-485", url=port.path, rs485=serial.RS485())

@@ -247,6 +247,6 @@ def _why_not_opened(path: str, exc: OSError) -> str:
 
 
 def _hint(path: str) -> str:
-    if path.startswith("/dev/pts/"):
+    if os.path.realpath(path).startswith("/dev/pts/"):
         return "; a pair of terminals (a virtual port) has 8 data bits and no parity"
     return "; see the device's manual for what it has"
