@@ -31,7 +31,8 @@ endpoints:
   fd+listen:3, fd:3?listen  a descriptor that listens   ?backlog=N
   fifo:/path                a FIFO                      ?eof=close|event|reopen&create=660
   pty:/link                 a virtual serial port       ?mode=660
-  serial:/dev/path          a serial port               ?baud=115200&parity=E&rtscts
+  serial:/dev/path          a serial port               ?baud=115200&bits=7&parity=E&stop=2&rtscts
+                                                        &xonxoff&dtr=no&rts=no&exclusive=no
   exec:PROGRAM ARGUMENTS    a program, without a shell  ?cwd=DIR&stderr=inherit|stdout|null
                             the same, on a terminal     ?pty&size=ROWSxCOLUMNS&cwd=DIR
   shell:COMMAND LINE        a command line for /bin/sh  ?cwd=DIR&stderr=...  or  ?pty&size=...&cwd=DIR
