@@ -23,7 +23,7 @@ import pytest
 from network import why_not
 
 import fdtransport
-from fdtransport.__main__ import _endpoints, _options
+from fdtransport.command_line import endpoints_of, options_of
 from fdtransport.testing.observe import until
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes,
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
-    assert len(_endpoints(_options(shlex.split(line)))) == 2
+    assert len(endpoints_of(options_of(shlex.split(line)))) == 2
 
 
 def test_the_readme_has_commands() -> None:
