@@ -550,6 +550,7 @@ limit("max_inotify_watches", 10)
 async with watch(directory) as w:
     error = await aiter(w).get()
     print(error.kind.value, type(error.error).__name__, error.error.limit, error.error.value)
+    print(str(error.error).endswith(error.error.remedy))
     watched = [node for node in w._engine.tree.by_wd.values() if node.parent]
     print(len(watched), len(w.snapshot()))
     open(f"{directory}/{watched[-1].name}/file", "w").close()
@@ -570,6 +571,7 @@ except InotifyLimitError as exc:
         tmp_path,
     ).splitlines()
     assert out[0] == "error InotifyLimitError user.max_inotify_watches 10"
+    assert out.pop(1) == "True", "it ends with the remedy"
     assert out[1] == "9 21"
     assert out[2].startswith("file ")
     assert out[3] == "22"

@@ -126,7 +126,8 @@ def as_limit_error(exc: OSError) -> OSError:
         f"{f' ({others})' if others else ''}; to raise it: {remedy}"
     )
     error = InotifyLimitError(exc.errno, text, limit=sysctl, value=value, used=used, remedy=remedy)
-    error.filename = exc.filename
+    if exc.filename is not None:  # set to None, it is told as ": None"
+        error.filename = exc.filename
     return error
 
 
