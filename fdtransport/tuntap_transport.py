@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from ._core import syscalls
 from ._core import tun_device as device_calls
 from ._core.handle import Handle
-from ._core.lifecycle import Event
+from ._core.lifecycle import Event, State
+from ._core.off_loop import Departures
 from ._core.packet import RECORD_BYTES, RECORDS, PacketTransport
 from ._core.root import NO_QUEUE
 from ._core.segmentation import HEADER_SIZE, NO_HEADER, segments
@@ -33,6 +34,9 @@ IP_HEADER = 20
 ETHERNET = 18
 _PI = 4  # struct tun_pi: flags, protocol
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+
+#: Those that are being closed. Nobody waits for them: a name is free once the loss was told.
+DEPARTURES = Departures()
 
 #: EIO: the link is down. EINVAL: not a packet. Both concern that packet, and others may follow.
 _WRITE_ERRORS: ErrnoTable = {
@@ -464,6 +468,32 @@ class TunTapTransport(PacketTransport):
             self._extra = {}
         for name in ("ifname", "mode", "queue", "vnet_hdr", "offloads", "device"):
             self._extra.setdefault(name, self._find_extra(name))
+
+    def _end_soon(self) -> None:
+        """Close the descriptor, which the kernel takes some 20 ms for if the interface goes with it, and
+        end then."""
+        if self._reading_handle is None:  # detached
+            super()._end_soon()
+            return
+        handle: Handle = self._let_go(lambda handle: handle)
+        DEPARTURES.run(self._loop, None, lambda _: self._depart(handle))
+
+    def _depart(self, handle: Handle) -> None:
+        """In a thread."""
+        error = None
+        try:
+            handle.close()
+        except OSError as exc:
+            error = exc
+        try:
+            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
+        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
+            self._state = State.CLOSED
+
+    def _departed(self, error: OSError | None) -> None:
+        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
+            self._report("closing the descriptor failed", error)
+        self._step(Event.TURN)
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         link, self._link = self._link, None

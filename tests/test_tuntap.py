@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -38,7 +39,7 @@ from fdtransport import (
     open_tuntap,
     relay,
 )
-from fdtransport._core import tun_device
+from fdtransport._core import syscalls, tun_device
 from fdtransport.testing import FarEnd, FaultPlan, RecordingDatagramProtocol, descriptors
 from fdtransport.testing.observe import until
 
@@ -381,6 +382,28 @@ async def test_an_interface_that_is_deleted_is_one_loss(
     assert transport.close_reason is CloseReason.ERROR
     with pytest.raises(OSError, match="the transport has ended"):
         transport.link.state()
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "delete"])
+async def test_the_loop_does_not_wait_while_the_kernel_takes_the_interface_down(
+    connect: Connect, end: str
+) -> None:
+    transport, protocol = await connect()
+    here, closers = threading.get_ident(), []
+
+    def close(fd: int) -> None:
+        closers.append(threading.get_ident())
+        os.close(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syscalls, "close", close)
+        if end == "delete":
+            transport.link.delete()
+        else:
+            getattr(transport, end)()
+        await until(lambda: protocol.lost, "the loss was told")
+    assert len(closers) == 1
+    assert here not in closers
 
 
 # -- settings -----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from .._core import syscalls
 from .._core.netlink import LinkState
 from .._core.opening import open_transport
+from .._core.packet import PacketTransport
 from .._core.tun_device import EBADFD, NO_PI, TAP, TUN, Device
 from ..tuntap_transport import TunTapTransport
 from .ends import FarEnd
@@ -118,6 +119,9 @@ class MemoryTunTransport(TunTapTransport):
 
     def _is_deleted(self) -> bool:
         return bool(self._sys.deleted)
+
+    def _end_soon(self) -> None:
+        PacketTransport._end_soon(self)  # there is no kernel that takes its time
 
     def _find_extra(self, name: str) -> Any:
         return None if name == "sndbuf" else super()._find_extra(name)
