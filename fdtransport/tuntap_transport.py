@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
@@ -395,7 +396,8 @@ class TunTapTransport(PacketTransport):
         if size < self._least:
             raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {self._no_packet(data)}")
         if self._link is not None and self._vnet_hdr != "raw":
-            self._note_mtu(self._link.state().mtu)  # it may have been changed
+            with contextlib.suppress(OSError):  # it was moved to another namespace
+                self._note_mtu(self._link.state().mtu)  # which may have been changed
         if size > self._largest:
             what = f"{size} bytes, and the interface {self.name} carries {self._largest} at most (its MTU)"
             raise OSError(errno.EMSGSIZE, f"{os.strerror(errno.EMSGSIZE)}: {what}")
