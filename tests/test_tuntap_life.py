@@ -127,7 +127,7 @@ async def test_a_number_of_queues_that_is_none_leaves_nothing(space: Namespace) 
 
 async def test_any_call_that_fails_leaves_no_interface_with_everything_asked_for(space: Namespace) -> None:
     before = descriptors()
-    calls = ("open", "ioctl", "setns", "send", "recvfrom", "close", "status_flags", "set_blocking")
+    calls = ("open", "ioctl", "setns", "send", "recvfrom")
     injected = 0
     for call in calls:
         for nth in range(1, 40):
@@ -150,7 +150,7 @@ async def test_any_call_that_fails_leaves_no_interface_with_everything_asked_for
                 break
     gc.collect()
     assert descriptors() == before
-    assert injected > 20
+    assert injected > 30
 
 
 async def test_one_that_is_moved_to_another_namespace_goes_on_there(space: Namespace) -> None:
