@@ -24,7 +24,6 @@ from fdtransport import (
     open_packet_fd,
 )
 from fdtransport.testing import FaultPlan, RecordingDatagramProtocol, RecordingProtocol, pattern
-from fdtransport.testing.observe import until
 
 
 async def as_transport(fd, **options):
@@ -820,7 +819,7 @@ async def test_a_transport_that_ends_itself_while_its_helper_is_cancelled_gives_
     task = asyncio.ensure_future(connect_fd(lambda: protocol, reading))
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: protocol.lost, "it was lost")
+    await until(lambda: protocol.lost)
     assert os.get_blocking(reading)
     os.close(reading)
     os.close(writing)

@@ -90,7 +90,8 @@ def test_whatever_is_made_of_an_answer_is_read_or_refused_with_one_error() -> No
     address = netlink.address_request(4, ip_interface("10.9.0.1/24"), add=True)
     route = netlink.route_request(4, ip_network("10.0.0.0/8"), ip_address("10.9.0.2"), add=True)
     link = netlink.link_setting("dev", up=True, mtu=1400, hwaddr=bytes(6))
-    error = netlink.Request(2, 0x200, struct.pack("=iIHHII", -1, 16, 16, 0, 1, 0) + netlink.attribute(1, b"no"))
+    refusal = struct.pack("=iIHHII", -1, 16, 16, 0, 1, 0) + netlink.attribute(1, b"no")
+    error = netlink.Request(2, 0x200, refusal)
     reads = netlink.read_link, netlink.read_address, netlink.read_route, netlink.read_error
     refused = 0
     for _ in range(4000):
@@ -304,7 +305,7 @@ async def test_after_an_overrun_of_the_queue_the_present_state_is_told(make: Mak
 
 
 @needs_tuntap
-def test_an_answer_to_a_request_that_was_interrupted_is_not_taken_for_that_to_the_next(space: Namespace) -> None:
+def test_an_answer_to_an_interrupted_request_is_not_taken_for_that_to_the_next(space: Namespace) -> None:
     with Link("lo", space) as link, FaultPlan() as plan:
         plan.fail("recvfrom", errno=errno.ENOMEM)
         with pytest.raises(OSError, match="Cannot allocate"):

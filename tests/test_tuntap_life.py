@@ -73,7 +73,7 @@ async def test_cancelled_at_any_turn_it_leaves_no_interface(
     await until(lambda: descriptors() == before, "all descriptors are closed")
 
 
-async def test_a_persistent_interface_that_was_there_stays_when_attaching_to_it_fails(space: Namespace) -> None:
+async def test_a_persistent_interface_stays_when_attaching_to_it_fails(space: Namespace) -> None:
     transport, _ = await connect_tuntap(RecordingDatagramProtocol, "stays", netns=space, persist=True)
     await transport.aclose()
     attaching = asyncio.ensure_future(
@@ -135,7 +135,8 @@ async def test_any_call_that_fails_leaves_no_interface_with_everything_asked_for
                 plan.fail(call, nth, errno.ENOMEM)
                 try:
                     group = await connect_tuntap_queues(
-                        Watching, "fails", queues=2, netns=space, mode="tap", mtu=1400, hwaddr="02:00:00:00:00:01",
+                        Watching, "fails", queues=2, netns=space, mode="tap", mtu=1400,
+                        hwaddr="02:00:00:00:00:01",
                         addresses=["10.9.0.1/24", "fd00::1/64"], routes=["10.7.0.0/16"], sndbuf=1 << 20,
                         persist=True, owner=0, group=0, link_local=False, txqueuelen=7,
                     )  # fmt: skip
