@@ -80,7 +80,7 @@ class Tunnel(asyncio.DatagramProtocol):
             self.transport.resume_reading()
 
     def set_mtu(self, mtu: int) -> None:
-        if self.transport.get_extra_info("mtu") != mtu:
+        if not self.transport.is_closing() and self.transport.get_extra_info("mtu") != mtu:
             self.transport.link.set(mtu=mtu)
 
     async def end(self) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import select
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import repeat
@@ -255,10 +256,10 @@ class TunTapTransport(PacketTransport):
             self._readable_but_paused()
             return
         waiting, error = self._segments, None
-        read, fd, size, tap = self._sys.read, self._rfd, self._max_size, self._device.tap
+        read, fd, size, cut = self._sys.read, self._rfd, self._max_size, self._cut
         try:
             while len(waiting) < RECORDS:
-                waiting.extend(segments(read(fd, size), tap))
+                waiting.extend(cut(read(fd, size)))
         except OSError as exc:
             error = exc
         packets = [waiting.popleft() for _ in range(min(len(waiting), RECORDS))]
@@ -295,8 +296,19 @@ class TunTapTransport(PacketTransport):
 
     def _next_segment(self) -> bytes:
         if not self._segments:
-            self._segments.extend(segments(self._sys.read(self._rfd, self._max_size), self._device.tap))
+            self._segments.extend(self._cut(self._sys.read(self._rfd, self._max_size)))
         return self._segments.popleft()
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        """The packets in one with a header; one at least."""
+        try:
+            cut = list(segments(data, self._device.tap))
+        except (ArithmeticError, IndexError, ValueError, struct.error):
+            cut = []
+        if not cut:
+            what = f"a header that does not fit its packet: {data[:HEADER_SIZE].hex()}"
+            raise OSError(errno.EPROTO, f"{os.strerror(errno.EPROTO)}: {what}")
+        return cut
 
     def _address_of(self, protocol: bytes) -> TunTapAddress:
         address = self._addresses.get(protocol)
