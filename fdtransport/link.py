@@ -47,7 +47,9 @@ class Link:
             link.set(up=True)
             print(link.state().mtu)
 
-    Changes take CAP_NET_ADMIN. :raises OSError: ENODEV, there is no such interface; EPERM.
+    Several threads may use it. Changes take CAP_NET_ADMIN.
+
+    :raises ValueError, TypeError: *name* is none. :raises OSError: ENODEV, there is no such interface; EPERM.
     """
 
     def __init__(self, name: str | int, netns: Namespace | None = None) -> None:

@@ -89,7 +89,10 @@ async def connect_tuntap(
     Reading can be paused, but a network does not wait: the kernel keeps *txqueuelen* packets, and drops the
     others, which ``transport.missed`` counts.
 
-    :raises ValueError: an option, an address or the name cannot be; nothing was opened.
+    The kernel takes some 20 ms to take an interface down, in a thread: its name is free again when
+    ``connection_lost`` has come, or ``aclose()`` has returned.
+
+    :raises ValueError, TypeError: an option, an address or the name cannot be; nothing was opened.
     :raises OSError: EPERM or EACCES, no privilege for it (CAP_NET_ADMIN, or ``unshare -rn``); ENOENT, no
         ``/dev/net/tun``; EBUSY, the interface is in use; EINVAL, it is there and of another kind.
 

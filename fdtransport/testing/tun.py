@@ -113,6 +113,12 @@ class MemoryTunTransport(TunTapTransport):
     def set_persist(self, on: bool) -> None:
         """It is gone with its transport."""
 
+    def detach_queue(self) -> None:
+        raise _error(errno.EINVAL)  # it has one queue
+
+    def attach_queue(self) -> None:
+        raise _error(errno.EINVAL)
+
     def set_carrier(self, on: bool) -> None:
         link: Any = self.link
         link.set(carrier=on)
