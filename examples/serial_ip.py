@@ -39,7 +39,7 @@ def unframed(frame: bytes) -> bytes:
 class Interface(asyncio.DatagramProtocol):
     """What is sent to the network goes down the line."""
 
-    line: Line
+    line: Line | None = None
     transport: TunTapTransport
 
     def __init__(self) -> None:
@@ -49,7 +49,13 @@ class Interface(asyncio.DatagramProtocol):
         self.transport = transport
 
     def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
+        if self.line is None:
+            return  # a network loses what comes before the line is there
         self.line.transport.write(b"".join(framed(packet) for packet, _ in records))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.line is not None:
+            self.line.transport.abort()  # the interface was deleted: nothing is left to do
 
     def error_received(self, exc: Exception) -> None:
         self.refused += 1  # noise looks like packets now and then
@@ -63,10 +69,10 @@ class Line(asyncio.Protocol):
         self.interface = interface
         self.rest = b""
         self.lost = asyncio.Event()
-        interface.line = self
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.interface.line = self
         transport.set_write_buffer_limits(high=2 * MTU)  # what waits here is late already
 
     def data_received(self, data: bytes) -> None:

@@ -20,6 +20,8 @@ from .selftest import Namespace, run_selftest
 
 #: Seconds for which a card is remembered behind its port; IEEE 802.1D has 300.
 AGE = 300.0
+#: Of so many: whoever makes addresses up is not to fill the memory.
+CARDS = 8192
 
 
 class Switch:
@@ -33,7 +35,10 @@ class Switch:
     def passed(self, frame: bytes, port: Port, now: float) -> None:
         to, sender = frame[:6], frame[6:12]
         if not sender[0] & 1:  # a group sends nothing
+            self.known.pop(sender, None)
             self.known[sender] = (port, now)
+            if len(self.known) > CARDS:
+                del self.known[next(iter(self.known))]  # the one that has been silent for longest
         known = self.known.get(to)
         if known is not None and now - known[1] < AGE:
             if known[0] is not port:

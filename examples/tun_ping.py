@@ -34,12 +34,14 @@ def answer(packet: bytes) -> bytes | None:
     """The reply to an echo request of IPv4 or IPv6; None to anything else."""
     if packet[0] >> 4 == 4:
         start = (packet[0] & 15) * 4
+        if len(packet) < start + 8:  # anybody may send a protocol's header by halves
+            return None
         if packet[9] != ICMP or packet[start] != ECHO or packet[6] & 0x3F or packet[7]:  # or a fragment
             return None
         head = packet[:12] + packet[16:20] + packet[12:16] + packet[20:start]
         body = packet[start + 4 :]
         return head + bytes([REPLY, 0]) + checksum(bytes([REPLY, 0, 0, 0]) + body) + body
-    if packet[6] != ICMP6 or packet[40] != ECHO6:
+    if len(packet) < 48 or packet[6] != ICMP6 or packet[40] != ECHO6:
         return None
     addresses = packet[24:40] + packet[8:24]
     body = packet[44:]

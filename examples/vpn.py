@@ -43,7 +43,8 @@ ASKING, KEEPING = 0.5, 10.0
 #: Of ip(7) and ipv6(7): the path's MTU, and that a datagram is told to be too long rather than cut.
 IP_MTU, IP_MTU_DISCOVER, DO = 14, 10, 2
 IPV6_MTU, IPV6_MTU_DISCOVER = 24, 23
-LARGEST = 65535
+#: Bytes of an MTU: what every host of IPv4 takes (RFC 791), and the most.
+SMALLEST, LARGEST = 576, 65535
 #: Of the interfaces when packets go through a byte stream: one that any Internet path has room for.
 STREAM_MTU = 1400
 
@@ -79,7 +80,7 @@ class Tunnel(asyncio.DatagramProtocol):
             self.transport.resume_reading()
 
     def set_mtu(self, mtu: int) -> None:
-        if self.transport.get_extra_info("mtu") != mtu:
+        if not self.transport.is_closing() and self.transport.get_extra_info("mtu") != mtu:
             self.transport.link.set(mtu=mtu)
 
     async def end(self) -> None:
@@ -118,7 +119,7 @@ class Datagrams(asyncio.DatagramProtocol):
             else:
                 outer = self.sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
         room = min(outer, LARGEST) - (48 if self.six else 28)
-        return min(room, self.wanted or room)
+        return max(min(room, self.wanted or room), SMALLEST)
 
     def ask(self, seconds: float = ASKING) -> None:
         self.greet()
@@ -139,7 +140,7 @@ class Datagrams(asyncio.DatagramProtocol):
                 self.greeted(HELLO.unpack(data)[1], addr)
 
     def greeted(self, mtu: int, addr: Any) -> None:
-        self.limit = max(mtu, 68)  # for the other way
+        self.limit = max(mtu, SMALLEST)  # for the other way
         self.tunnel.set_mtu(min(self.room(), self.limit))
         if self.listens:
             self.peer = addr
@@ -263,7 +264,13 @@ async def run(options: argparse.Namespace) -> None:
             await listen(tunnel, options)
             await tunnel.transport.wait_hangup()
         else:
-            await keep_connected(tunnel, options)
+            connected = asyncio.ensure_future(keep_connected(tunnel, options))
+            deleted = asyncio.ensure_future(tunnel.transport.wait_hangup())
+            try:
+                await asyncio.wait([connected, deleted], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                deleted.cancel()
+                await stopped(connected)  # raises why there is no way to the other side
     finally:
         await tunnel.end()
 
@@ -345,7 +352,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--route", action="append", default=[], metavar="NETWORK", help="reached through it")
     add("--name", help="of the interface")
     add("--netns", help="the network namespace that gets the interface")
-    add("--mtu", type=between(int, 576, LARGEST), help="bytes (default: what the way has room for)")
+    add("--mtu", type=between(int, SMALLEST, LARGEST), help="bytes (default: what the way has room for)")
     add("--tls", action="store_true", help="over TLS; without it, UDP in the clear")
     add("--tcp", action="store_true", help="over TCP in the clear, for comparison")
     add("--cert", metavar="FILE", help="certificate of this side")

@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,12 +47,15 @@ class Link:
             link.set(up=True)
             print(link.state().mtu)
 
-    Changes take CAP_NET_ADMIN. :raises OSError: ENODEV, there is no such interface; EPERM.
+    Several threads may use it. Changes take CAP_NET_ADMIN.
+
+    :raises ValueError, TypeError: *name* is none. :raises OSError: ENODEV, there is no such interface; EPERM.
     """
 
     def __init__(self, name: str | int, netns: Namespace | None = None) -> None:
         self._elsewhere = netns is not None
         self._sequence = 0
+        self._lock = threading.Lock()  # an answer is for whoever asked
         self._holders = 1
         self._sock: socket.socket = in_namespace(netns, lambda: _route_socket(0))
         try:
@@ -86,6 +90,10 @@ class Link:
 
     def find(self, name: str | int) -> LinkState:
         """The state of any interface here, by its name or number. :raises OSError: ENODEV."""
+        if isinstance(name, str):
+            check_name(name)
+        else:
+            number_of("the number of an interface", name, most=(1 << 31) - 1)
         try:
             answers = self._ask(netlink.link_request(name))
         except OSError as exc:
@@ -140,8 +148,8 @@ class Link:
         if name is not None:
             check_name(name)
         for what, value in (("mtu", mtu), ("txqueuelen", txqueuelen)):
-            if value is not None and not 0 <= value < 1 << 32:
-                raise ValueError(f"{what} ({value!r}) is a number from 0 to {(1 << 32) - 1}")
+            if value is not None:
+                number_of(what, value)
         self._ask(
             netlink.link_setting(
                 self.index, up=up, mtu=mtu, txqueuelen=txqueuelen, hwaddr=packed, name=name,
@@ -203,6 +211,9 @@ class Link:
         self._change_route(destination, gateway, add=False, metric=metric, table=table)
 
     def _change_route(self, destination: Any, gateway: Any, *, add: bool, **options: Any) -> None:
+        for what in ("metric", "table"):
+            if options.get(what) is not None:
+                number_of(what, options[what])
         hop = None if gateway is None else ipaddress.ip_address(gateway)
         if destination == "default":
             destination = "::/0" if hop is not None and hop.version == 6 else "0.0.0.0/0"
@@ -255,6 +266,10 @@ class Link:
         """Send a request, and return the answers to it."""
         if self._sock.fileno() < 0:
             raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the link was closed")
+        with self._lock:
+            return self._answers(request)
+
+    def _answers(self, request: Request) -> list[Message]:
         self._sequence += 1
         syscalls.send(self._sock, request.numbered(self._sequence))
         answers: list[Message] = []
@@ -271,7 +286,7 @@ class Link:
                 if message.kind == netlink.DONE:
                     return answers
                 answers.append(message)
-            if not request.flags & (netlink.ACK | netlink.DUMP):
+            if answers and not request.flags & (netlink.ACK | netlink.DUMP):
                 return answers
 
 
@@ -325,13 +340,27 @@ def check_name(name: str, template: bool = False) -> None:
 
     :raises ValueError: it is none. *template*: a ``%d`` in it stands for the lowest number that is free.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an interface is a str, not {name!r}")
     rest = name.replace("%d", "", 1) if template else name
-    size = len(name.encode("utf-8", "surrogateescape"))
+    try:
+        size = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise ValueError(f"{name!r} is no name of an interface: it cannot be encoded") from None
     if not name or name in (".", "..") or re.search(r"[/:\s%\0]", rest):
         what = "has no slash, colon, % or white space" + (", but one %d" if template else "")
         raise ValueError(f"{name!r} is no name of an interface: it {what}")
     if size > 15:
         raise ValueError(f"{name!r} is {size} bytes long, and the name of an interface has 15 at most")
+
+
+def number_of(what: str, value: Any, least: int = 0, most: int = (1 << 32) - 1) -> int:
+    """:raises TypeError: *value* is no whole number. :raises ValueError: it is out of range."""
+    if not isinstance(value, int):
+        raise TypeError(f"{what} is a whole number, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{what} ({value!r}) is a number from {least} to {most}")
+    return value
 
 
 def address_of(address: str | Interface) -> Interface:

@@ -7,6 +7,7 @@ without the ``ip`` command: see ``link``.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack
@@ -88,7 +89,10 @@ async def connect_tuntap(
     Reading can be paused, but a network does not wait: the kernel keeps *txqueuelen* packets, and drops the
     others, which ``transport.missed`` counts.
 
-    :raises ValueError: an option, an address or the name cannot be; nothing was opened.
+    The kernel takes some 20 ms to take an interface down, in a thread: its name is free again when
+    ``connection_lost`` has come, or ``aclose()`` has returned.
+
+    :raises ValueError, TypeError: an option, an address or the name cannot be; nothing was opened.
     :raises OSError: EPERM or EACCES, no privilege for it (CAP_NET_ADMIN, or ``unshare -rn``); ENOENT, no
         ``/dev/net/tun``; EBUSY, the interface is in use; EINVAL, it is there and of another kind.
 
@@ -120,15 +124,23 @@ async def _connect(
             vnet_hdr=vnet_hdr, offloads=opened.offloads,
         )  # fmt: skip
     except BaseException:
-        syscalls.close(opened.fd)
+        opened.discard()
         raise
     if hasattr(protocol, "link_changed"):
         try:
             await transport._watch_link()
         except BaseException:
-            transport.abort()
+            _undo(transport, opened)
             raise
     return transport, protocol
+
+
+def _undo(transport: TunTapTransport, opened: Opened) -> None:
+    """Have nothing there any more when the helper raises; closing it properly would be over later."""
+    fd = transport.fileno()
+    if fd >= 0:
+        transport._give_back()
+        opened._replace(fd=fd).discard()
 
 
 async def _settled(link: Link) -> None:
@@ -256,7 +268,7 @@ async def connect_tuntap_queues(
         async with await connect_tuntap_queues(MyDatagramProtocol, "tun0", queues=4) as group:
             ...
     """
-    if not 1 <= queues <= 256:
+    if not 1 <= operator.index(queues) <= 256:
         raise ValueError(f"an interface has 1 to 256 queues, not {queues!r}")
     settings = Settings(name, max(queues, 2), dict(options))
     opened = open_interface(settings)
@@ -269,7 +281,7 @@ async def connect_tuntap_queues(
             members.append(await _connect(protocol_factory, opened, settings.vnet_hdr, number))
     except BaseException:
         for transport, _ in members:
-            transport.abort()
+            _undo(transport, opened)
         raise
     finally:
         link.close()  # the transports hold it

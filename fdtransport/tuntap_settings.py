@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -14,7 +15,7 @@ from ._core.namespaces import Namespace, in_namespace
 from ._core.netlink import Interface, Network
 from ._core.segmentation import HEADER_SIZE
 from ._core.tun_device import Device
-from .link import Link, address_of, check_name, hwaddr_of
+from .link import Link, address_of, check_name, hwaddr_of, number_of
 
 __all__ = ["PI", "Opened", "Settings", "TunTapOptions", "open_interface", "open_queue"]
 
@@ -71,8 +72,9 @@ class Settings:
             if self.mode == "tun":
                 raise ValueError("a TUN interface has no hardware address; one of mode 'tap' has")
         self.mtu: int | None = get("mtu")
-        if self.mtu is not None and not 68 <= self.mtu <= 65535:
-            raise ValueError(f"the MTU of a TUN or TAP interface is 68 to 65535 bytes, not {self.mtu!r}")
+        for name, least, most in _NUMBERS:
+            if get(name) is not None:
+                number_of(name, get(name), least, most)
         if self.mtu is not None and self.mtu < 1280 and any(a.version == 6 for a in self.addresses):
             raise ValueError(f"IPv6 takes an MTU of 1280 bytes or more (RFC 8200), not {self.mtu!r}")
         self.up: bool = get("up", True)
@@ -127,6 +129,11 @@ class Settings:
             device_calls.set_persist(fd, self.persist)
 
 
+#: The largest number of a user that TUNSETOWNER takes, and the options that are a number.
+_LARGEST_ID = (1 << 31) - 1
+_NUMBERS = (("mtu", 68, 65535), ("txqueuelen", 0, (1 << 32) - 1), ("sndbuf", 1, (1 << 31) - 1))
+
+
 def _several(value: Any) -> Iterable[Any]:
     return () if value is None else (value,) if isinstance(value, str) else value
 
@@ -145,7 +152,7 @@ def _group(name: str) -> int:
 
 def _number_of(value: int | str | None, find: Callable[[str], int], what: str) -> int | None:
     if not isinstance(value, str):
-        return value
+        return None if value is None else number_of(what, value, 0, _LARGEST_ID)
     try:
         return find(value)
     except KeyError:
@@ -161,6 +168,15 @@ class Opened(NamedTuple):
     offloads: int
     settles: bool
     """Whether it has addresses that take a moment."""
+    made_to_stay: bool
+    """Whether it is persistent, and was not before."""
+
+    def discard(self) -> None:
+        """Close a descriptor of which nothing came. An interface that was made for it goes."""
+        if self.made_to_stay:
+            with contextlib.suppress(OSError):
+                device_calls.set_persist(self.fd, False)
+        syscalls.close(self.fd)
 
 
 def open_interface(settings: Settings) -> Opened:
@@ -169,6 +185,7 @@ def open_interface(settings: Settings) -> Opened:
     link = None
     try:
         link = Link(device.name, settings.netns)
+        stayed = settings.persist and device_calls.device_of(fd).flags & device_calls.PERSIST
         settings.apply(fd, link)
     except BaseException:
         syscalls.close(fd)
@@ -176,7 +193,7 @@ def open_interface(settings: Settings) -> Opened:
             link.close()
         raise
     settles = settings.up and any(address.version == 6 for address in settings.addresses)
-    return Opened(fd, device, link, offloads, settles)
+    return Opened(fd, device, link, offloads, settles, bool(settings.persist) and not stayed)
 
 
 def open_queue(settings: Settings, name: str) -> tuple[int, Device, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import repeat
@@ -14,7 +16,8 @@ from typing import Any, NamedTuple
 from ._core import syscalls
 from ._core import tun_device as device_calls
 from ._core.handle import Handle
-from ._core.lifecycle import Event
+from ._core.lifecycle import Event, State
+from ._core.off_loop import Departures
 from ._core.packet import RECORD_BYTES, RECORDS, PacketTransport
 from ._core.root import NO_QUEUE
 from ._core.segmentation import HEADER_SIZE, NO_HEADER, segments
@@ -33,6 +36,9 @@ IP_HEADER = 20
 ETHERNET = 18
 _PI = 4  # struct tun_pi: flags, protocol
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+
+#: Those that are being closed. Nobody waits for them: a name is free once the loss was told.
+DEPARTURES = Departures()
 
 #: EIO: the link is down. EINVAL: not a packet. Both concern that packet, and others may follow.
 _WRITE_ERRORS: ErrnoTable = {
@@ -250,10 +256,10 @@ class TunTapTransport(PacketTransport):
             self._readable_but_paused()
             return
         waiting, error = self._segments, None
-        read, fd, size, tap = self._sys.read, self._rfd, self._max_size, self._device.tap
+        read, fd, size, cut = self._sys.read, self._rfd, self._max_size, self._cut
         try:
             while len(waiting) < RECORDS:
-                waiting.extend(segments(read(fd, size), tap))
+                waiting.extend(cut(read(fd, size)))
         except OSError as exc:
             error = exc
         packets = [waiting.popleft() for _ in range(min(len(waiting), RECORDS))]
@@ -290,8 +296,19 @@ class TunTapTransport(PacketTransport):
 
     def _next_segment(self) -> bytes:
         if not self._segments:
-            self._segments.extend(segments(self._sys.read(self._rfd, self._max_size), self._device.tap))
+            self._segments.extend(self._cut(self._sys.read(self._rfd, self._max_size)))
         return self._segments.popleft()
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        """The packets in one with a header; one at least."""
+        try:
+            cut = list(segments(data, self._device.tap))
+        except (ArithmeticError, IndexError, ValueError, struct.error):
+            cut = []
+        if not cut:
+            what = f"a header that does not fit its packet: {data[:HEADER_SIZE].hex()}"
+            raise OSError(errno.EPROTO, f"{os.strerror(errno.EPROTO)}: {what}")
+        return cut
 
     def _address_of(self, protocol: bytes) -> TunTapAddress:
         address = self._addresses.get(protocol)
@@ -391,7 +408,8 @@ class TunTapTransport(PacketTransport):
         if size < self._least:
             raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {self._no_packet(data)}")
         if self._link is not None and self._vnet_hdr != "raw":
-            self._note_mtu(self._link.state().mtu)  # it may have been changed
+            with contextlib.suppress(OSError):  # it was moved to another namespace
+                self._note_mtu(self._link.state().mtu)  # which may have been changed
         if size > self._largest:
             what = f"{size} bytes, and the interface {self.name} carries {self._largest} at most (its MTU)"
             raise OSError(errno.EMSGSIZE, f"{os.strerror(errno.EMSGSIZE)}: {what}")
@@ -464,6 +482,32 @@ class TunTapTransport(PacketTransport):
             self._extra = {}
         for name in ("ifname", "mode", "queue", "vnet_hdr", "offloads", "device"):
             self._extra.setdefault(name, self._find_extra(name))
+
+    def _end_soon(self) -> None:
+        """Close the descriptor, which the kernel takes some 20 ms for if the interface goes with it, and
+        end then."""
+        if self._reading_handle is None:  # detached
+            super()._end_soon()
+            return
+        handle: Handle = self._let_go(lambda handle: handle)
+        DEPARTURES.run(self._loop, None, lambda _: self._depart(handle))
+
+    def _depart(self, handle: Handle) -> None:
+        """In a thread."""
+        error = None
+        try:
+            handle.close()
+        except OSError as exc:
+            error = exc
+        try:
+            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
+        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
+            self._state = State.CLOSED
+
+    def _departed(self, error: OSError | None) -> None:
+        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
+            self._report("closing the descriptor failed", error)
+        self._step(Event.TURN)
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         link, self._link = self._link, None

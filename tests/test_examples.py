@@ -368,6 +368,25 @@ def test_the_tour_ends_quietly_when_ctrl_c_comes_in_the_middle() -> None:
     assert (child.returncode, SLOW.sub(b"", errors)) == (130, b"")
 
 
+@pytest.mark.parametrize("size", [20, 21, 27, 28])
+def test_a_ping_without_a_header_is_no_ping(size: int) -> None:
+    from examples.tun_ping import answer
+
+    four = b"\x45\0\0\0" + bytes(5) + b"\x01" + bytes(10) + b"\x08" + bytes(7)
+    assert (answer(four[:size]) is None) == (size < 28)
+    six = b"\x60" + bytes(5) + b"\x3a" + bytes(33) + b"\x80" + bytes(7)
+    assert (answer(six[: size + 20]) is None) == (size < 28)
+
+
+def test_the_switch_forgets_cards_that_somebody_makes_up() -> None:
+    from examples.tap_switch import CARDS, Switch
+
+    switch, port = Switch(), object()
+    for number in range(CARDS + 100):
+        switch.passed(b"\xff" * 6 + b"\x02\0" + number.to_bytes(4, "big") + bytes(2), port, 0.0)
+    assert len(switch.known) == CARDS
+
+
 def test_what_the_capture_writes_is_read_by_other_programs(tmp_path: Path) -> None:
     from examples.tun_pcap import Recorder
 

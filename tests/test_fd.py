@@ -11,6 +11,7 @@ import socket
 import sys
 import termios
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -801,3 +802,24 @@ async def test_10000_descriptors_come_and_go():
             assert far.recv(1) == b""
             far.close()
     assert len(os.listdir("/proc/self/fd")) == count
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_a_transport_that_ends_itself_while_its_helper_is_cancelled_gives_the_descriptor_back(
+    end: str,
+) -> None:
+    class Fickle(RecordingProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            getattr(transport, end)()
+            task.cancel()
+
+    reading, writing = os.pipe()
+    protocol = Fickle()
+    task = asyncio.ensure_future(connect_fd(lambda: protocol, reading))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: protocol.lost)
+    assert os.get_blocking(reading)
+    os.close(reading)
+    os.close(writing)

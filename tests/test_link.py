@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -81,6 +83,32 @@ def test_a_route_is_read_back_from_its_own_request() -> None:
     request = netlink.route_request(4, ip_network("10.0.0.0/8"), hop, add=True, metric=7, table=1000)
     route = netlink.read_route(Message(request.kind, 0, 1, request.body))
     assert route == netlink.Route(ip_network("10.0.0.0/8"), hop, 4, 7, 1000)
+
+
+def test_whatever_is_made_of_an_answer_is_read_or_refused_with_one_error() -> None:
+    dice = random.Random(7)
+    address = netlink.address_request(4, ip_interface("10.9.0.1/24"), add=True)
+    route = netlink.route_request(4, ip_network("10.0.0.0/8"), ip_address("10.9.0.2"), add=True)
+    link = netlink.link_setting("dev", up=True, mtu=1400, hwaddr=bytes(6))
+    refusal = struct.pack("=iIHHII", -1, 16, 16, 0, 1, 0) + netlink.attribute(1, b"no")
+    error = netlink.Request(2, 0x200, refusal)
+    reads = netlink.read_link, netlink.read_address, netlink.read_route, netlink.read_error
+    refused = 0
+    for _ in range(4000):
+        data = bytearray(dice.choice((address, route, link, error)).numbered(1))
+        for _ in range(dice.randrange(1, 4)):
+            at = dice.randrange(16, len(data)) if len(data) > 16 else 0
+            if dice.random() < 0.7:
+                data[at : at + 1] = bytes([dice.choice((0, 1, 4, 255, dice.randrange(256)))])
+            else:
+                del data[at : at + dice.randrange(9)]
+        message = Message(data[4], data[6], 1, bytes(data[16:]))
+        for read in reads:
+            try:
+                read(message)  # type: ignore[operator]
+            except ValueError:
+                refused += 1
+    assert 1000 < refused < 15000
 
 
 # -- the kernel ---------------------------------------------------------------------------------------
@@ -281,3 +309,35 @@ async def test_after_an_overrun_of_the_queue_the_present_state_is_told(make: Mak
     assert len(states) < 50
     assert not transport.is_closing()
     await transport.aclose()
+
+
+@needs_tuntap
+def test_an_answer_to_an_interrupted_request_is_not_taken_for_that_to_the_next(space: Namespace) -> None:
+    with Link("lo", space) as link, FaultPlan() as plan:
+        plan.fail("recvfrom", errno=errno.ENOMEM)
+        with pytest.raises(OSError, match="Cannot allocate"):
+            link.addresses()
+        assert link.state().name == "lo"
+        assert link.routes() == []
+
+
+@needs_tuntap
+def test_a_link_can_be_asked_by_several_threads(space: Namespace) -> None:
+    with Link("lo", space) as link, ThreadPoolExecutor(4) as threads:
+        states = list(threads.map(lambda _: (link.state().name, link.addresses()), range(200)))
+    assert states == [("lo", [])] * 200
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("lo\0x", ValueError), ("", ValueError), (b"lo", TypeError), (1 << 40, ValueError)]
+)
+def test_what_is_no_name_of_an_interface_is_not_looked_for(name: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="of an interface"):
+        Link(name)
+
+
+@needs_tuntap
+@pytest.mark.parametrize("options", [{"metric": -1}, {"metric": 1 << 32}, {"table": -1}, {"table": 1 << 33}])
+def test_a_number_of_a_route_that_cannot_be_is_named(make: Make, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} .* is a number from 0"):
+        make().add_route("10.0.0.0/8", **options)

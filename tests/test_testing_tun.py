@@ -146,6 +146,14 @@ async def test_deleting_it_is_the_end(open_tun: Open, paused: bool) -> None:
     assert protocol.count("lost") == 1
 
 
+async def test_one_queue_cannot_step_out(open_tun: Open) -> None:
+    transport, *_ = await open_tun()
+    for change in (transport.detach_queue, transport.attach_queue):
+        with pytest.raises(OSError, match="Invalid argument") as told:
+            change()
+        assert told.value.errno == errno.EINVAL
+
+
 async def test_counters_and_addresses(open_tun: Open) -> None:
     transport, protocol, send, _ = await open_tun(addresses=["10.9.0.1/24"])
     transport.sendto(PACKET)
@@ -177,6 +185,17 @@ async def test_in_memory_what_is_sent_can_be_looked_at(tun: MemoryTun) -> None:
     await until(lambda: protocol.records == [PACKET], "it came")
     transport.set_carrier(False)
     assert not tun.send(PACKET)
+    transport.abort()
+    await until(lambda: protocol.lost, "it was lost")
+
+
+@pytest.mark.parametrize("size", [0, 1501])
+async def test_in_memory_no_kernel_sends_what_no_kernel_would(tun: MemoryTun, size: int) -> None:
+    transport, protocol = await tun.connect(RecordingDatagramProtocol)
+    with pytest.raises(ValueError, match="a packet has 1 to 1500 bytes here"):
+        tun.send(bytes(size))
+    assert tun.send(PACKET)
+    await until(lambda: protocol.records == [PACKET], "it came")
     transport.abort()
     await until(lambda: protocol.lost, "it was lost")
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -38,7 +39,7 @@ from fdtransport import (
     open_tuntap,
     relay,
 )
-from fdtransport._core import tun_device
+from fdtransport._core import syscalls, tun_device
 from fdtransport.testing import FarEnd, FaultPlan, RecordingDatagramProtocol, descriptors
 from fdtransport.testing.observe import until
 
@@ -383,6 +384,28 @@ async def test_an_interface_that_is_deleted_is_one_loss(
         transport.link.state()
 
 
+@pytest.mark.parametrize("end", ["close", "abort", "delete"])
+async def test_the_loop_does_not_wait_while_the_kernel_takes_the_interface_down(
+    connect: Connect, end: str
+) -> None:
+    transport, protocol = await connect()
+    here, closers = threading.get_ident(), []
+
+    def close(fd: int) -> None:
+        closers.append(threading.get_ident())
+        os.close(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syscalls, "close", close)
+        if end == "delete":
+            transport.link.delete()
+        else:
+            getattr(transport, end)()
+        await until(lambda: protocol.lost, "the loss was told")
+    assert len(closers) == 1
+    assert here not in closers
+
+
 # -- settings -----------------------------------------------------------------------------------------
 
 
@@ -598,11 +621,16 @@ async def test_it_works_in_a_namespace_that_is_given_by_path_or_process(space: N
         ("sixteen-bytes-xx", {}, "is 16 bytes long, and the name of an interface has 15"),
         ("", {}, "is no name of an interface"),
         ("%d%d", {}, "but one %d"),
+        ("a\0b", {}, "is no name of an interface"),
+        ("\ud800", {}, "it cannot be encoded"),
+        (None, {"sndbuf": 0}, "sndbuf .0. is a number from 1"),
+        (None, {"owner": -1}, "user .-1. is a number from 0"),
+        (None, {"txqueuelen": 1 << 32}, "txqueuelen .4294967296. is a number from 0"),
         (None, {"mode": "ton"}, "mode is 'tun' or 'tap', not 'ton'"),
         (None, {"addresses": ["10.9.0.1/33"]}, "'10.9.0.1/33' is no address of an interface; one is"),
         (None, {"addresses": ["host"]}, "as 10.9.0.1/24 or fd00::1/64|written as 10.9.0.1/24"),
         (None, {"addresses": "10.9.0.1", "peer": "fd00::1"}, "an address of its family"),
-        (None, {"mtu": 67}, "is 68 to 65535 bytes, not 67"),
+        (None, {"mtu": 67}, "mtu .67. is a number from 68 to 65535"),
         (None, {"mtu": 1279, "addresses": ["10.9.0.1/24", "fd00::1/64"]}, "IPv6 takes an MTU of 1280"),
         (None, {"hwaddr": "02:00:00:00:00:01"}, "a TUN interface has no hardware address"),
         (None, {"mode": "tap", "hwaddr": "nonsense"}, "no hardware address; one is written as 02:"),
@@ -619,6 +647,27 @@ async def test_what_cannot_be_is_refused_before_anything_is_opened(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         await connect_tuntap(RecordingDatagramProtocol, name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        (b"tun0", {}, "the name of an interface is a str, not b'tun0'"),
+        (None, {"mtu": "1400"}, "mtu is a whole number, not '1400'"),
+        (None, {"mtu": 1400.5}, "mtu is a whole number"),
+        (None, {"sndbuf": "much"}, "sndbuf is a whole number"),
+        (None, {"owner": 1.5}, "user is a whole number"),
+    ],
+)
+async def test_what_is_of_the_wrong_type_is_named(name: Any, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        await connect_tuntap(RecordingDatagramProtocol, name, **options)
+
+
+async def test_a_name_that_is_no_utf_8_can_be_used(connect: Connect, space: Namespace) -> None:
+    transport, _ = await connect("\udc80odd")
+    with Link("\udc80odd", space) as link:
+        assert (transport.name, link.state().name) == ("\udc80odd", "\udc80odd")
 
 
 async def test_an_unknown_option_is_named() -> None:

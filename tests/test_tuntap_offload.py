@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,8 @@ import pytest
 from network import Forward, Namespace, needs_tuntap, own_namespace_unchanged, snmp, udp_socket
 
 from fdtransport import TunTapTransport, connect_tuntap
-from fdtransport._core.segmentation import GSO_NONE, HEADER_SIZE, NO_HEADER, OffloadHeader
+from fdtransport._core import syscalls
+from fdtransport._core.segmentation import GSO_NONE, GSO_TCPV4, HEADER_SIZE, NO_HEADER, OffloadHeader
 from fdtransport._core.tun_device import OFFLOADS
 from fdtransport.testing import RecordingDatagramProtocol
 from fdtransport.testing.observe import until
@@ -155,6 +157,38 @@ async def test_split_segments_wait_while_reading_is_paused(spaces: tuple[Namespa
             await asyncio.sleep(0)
         assert len(protocol.records) == number
         transport.resume_reading()
+    transport.abort()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_header_that_does_not_fit_its_packet_is_told_and_the_transport_lives(
+    spaces: tuple[Namespace, Namespace], batch: bool
+) -> None:
+    class Batches(RecordingDatagramProtocol):
+        def packets_received(self, records: list[tuple[bytes, Any]]) -> None:
+            for data, addr in records:
+                self.datagram_received(data, addr)
+
+    options: dict[str, Any] = {"addresses": "10.9.0.1/24", "link_local": False, "vnet_hdr": "split"}
+    factory = Batches if batch else RecordingDatagramProtocol
+    transport, protocol = await connect_tuntap(factory, netns=spaces[0], **options)
+    wrong = [
+        b"short",
+        OffloadHeader(1, GSO_TCPV4, 0, 1460, 20, 16).packed() + b"\x45" + bytes(20),  # ends within its header
+        OffloadHeader(1, GSO_TCPV4, 0, 1460, 20, 16).packed() + b"\x45" + bytes(31) + b"\x50" + bytes(7),
+    ]
+    read = syscalls.read
+
+    def told() -> int:
+        return len(protocol.errors) + len(protocol.records)
+
+    with udp_socket(spaces[0]) as sock, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syscalls, "read", lambda *args: read(*args) and wrong.pop() if wrong else read(*args))
+        for number in range(4):
+            sock.sendto(b"%d" % number, ("10.9.0.2", 9))
+            await until(lambda n=number: told() > n, "it was told")  # type: ignore[misc]
+    assert [getattr(error, "errno", 0) for error in protocol.errors] == [errno.EPROTO] * 3
+    assert [packet[28:] for packet in protocol.records] == [b"3"]
     transport.abort()
 
 

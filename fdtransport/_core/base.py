@@ -65,7 +65,7 @@ class BaseTransport(Backpressure):
         self._queue = NO_QUEUE
         self._flow = NO_FLOW
         self._mark = NEVER  # no flow callback before connection_made
-        self._paused = self._reader_on = self._writer_on = self._hung_up = False
+        self._paused = self._reader_on = self._writer_on = self._hung_up = self._held = False
         self._tries = 0  # after ENOBUFS; after the loss, writes that were dropped
         self._watched = -1
         self._exception = None
@@ -259,7 +259,14 @@ class BaseTransport(Backpressure):
             self._let_go(Handle.close)
             return
         self._tries = 0
-        self._end_soon()
+        if not self._held:
+            self._end_soon()
+
+    def _let_end(self) -> None:
+        """The helper that made this transport is through; an end that came meanwhile goes on."""
+        self._held = False
+        if self._state is State.LOSING:
+            self._schedule()
 
     def _end_soon(self) -> None:
         """Have the last step come from the loop; an adapter may have it wait for something."""

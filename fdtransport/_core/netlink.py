@@ -5,8 +5,10 @@ No descriptor, no loop: functions that make the bytes of a request, and read tho
 
 from __future__ import annotations
 
+import functools
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import (
     IPv4Interface,
     IPv4Network,
@@ -16,7 +18,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = [
     "GROUP_LINK",
@@ -39,6 +41,8 @@ __all__ = [
     "route_request",
     "routes_request",
 ]
+
+T = TypeVar("T")
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -158,6 +162,21 @@ def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
     return found
 
 
+def reader(read: Callable[[Message], T]) -> Callable[[Message], T]:
+    """*read*, which raises ValueError for whatever has not the form that is documented."""
+
+    @functools.wraps(read)
+    def checked(message: Message) -> T:
+        try:
+            return read(message)
+        except (struct.error, KeyError) as exc:
+            what = f"a netlink message of kind {message.kind} that cannot be read"
+            raise ValueError(f"{what}: {message.body[:64].hex()}") from exc
+
+    return checked
+
+
+@reader
 def read_error(message: Message) -> tuple[int, str]:
     """``(errno, what the kernel says of it)`` of an answer of the kind ERROR; errno 0 is a plain yes."""
     (number,) = struct.unpack_from("=i", message.body)
@@ -198,7 +217,7 @@ def link_setting(
     if hwaddr is not None:
         parts.append(attribute(_IFLA_ADDRESS, hwaddr))
     if name is not None:
-        parts.append(attribute(_IFLA_IFNAME, name.encode() + b"\0"))
+        parts.append(attribute(_IFLA_IFNAME, os.fsencode(name) + b"\0"))
     if link_local is not None:
         mode = _GEN_MODE_EUI64 if link_local else _GEN_MODE_NONE
         mode_of = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([mode]))
@@ -211,13 +230,14 @@ def link_deletion(index: int) -> Request:
 
 
 def _named(link: int | str) -> bytes:
-    return attribute(_IFLA_IFNAME, link.encode() + b"\0") if isinstance(link, str) else b""
+    return attribute(_IFLA_IFNAME, os.fsencode(link) + b"\0") if isinstance(link, str) else b""
 
 
 def deletes_link(message: Message) -> bool:
     return message.kind == DELLINK
 
 
+@reader
 def read_link(message: Message) -> LinkState:
     """Of an answer to `link_request`, or of what the group of links is told."""
     _, _, index, flags, _ = _IFINFO.unpack_from(message.body)
@@ -241,7 +261,7 @@ def read_link(message: Message) -> LinkState:
 
 
 def _number(found: dict[int, bytes], kind: int) -> int:
-    return int(struct.unpack("=I", found.get(kind, bytes(4)))[0])
+    return int(struct.unpack_from("=I", found.get(kind, bytes(4)))[0])
 
 
 # -- addresses ---------------------------------------------------------------------------------------
@@ -279,6 +299,7 @@ class Address(NamedTuple):
     """Whether it cannot be used yet: the kernel is not through with it."""
 
 
+@reader
 def read_address(message: Message) -> Address:
     _, prefix, _, _, index = _IFADDR.unpack_from(message.body)
     found = attributes(message.body, _IFADDR.size)
@@ -326,6 +347,7 @@ def routes_request() -> Request:
     return Request(GETROUTE, DUMP, _RTMSG.pack(*[0] * 9))
 
 
+@reader
 def read_route(message: Message) -> Route | None:
     """A route to somewhere else; None for the kernel's own rows (local addresses, multicast)."""
     family, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message.body)

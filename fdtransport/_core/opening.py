@@ -25,9 +25,12 @@ async def open_transport(
     protocol = protocol_factory()
     waiter: asyncio.Future[None] = loop.create_future()
     transport = make(loop, file, protocol, waiter, **options)
+    transport._held = True  # were it closed before a cancel comes, it would be nobody's to close again
     try:
         await waiter
     except BaseException:
         transport._give_back()
         raise
+    finally:
+        transport._let_end()
     return transport, protocol

@@ -38,6 +38,7 @@ class Root(asyncio.BaseTransport):
         "_context",
         "_exception",
         "_flow",
+        "_held",
         "_hung_up",
         "_loop",
         "_mark",
@@ -81,6 +82,8 @@ class Root(asyncio.BaseTransport):
     _writer_on: bool
     _paused: bool
     _hung_up: bool
+    #: Whether the helper that makes it is not through: until then the descriptor may have to be given back.
+    _held: bool
     _watched: int
     _mark: int
     _tries: int

@@ -29,8 +29,9 @@ from typing import Any, TypeVar
 from .._core import syscalls
 from .._core.netlink import LinkState
 from .._core.opening import open_transport
+from .._core.packet import PacketTransport
 from .._core.tun_device import EBADFD, NO_PI, TAP, TUN, Device
-from ..tuntap_transport import TunTapTransport
+from ..tuntap_transport import ETHERNET, TunTapTransport
 from .ends import FarEnd
 
 __all__ = ["MemoryLink", "MemoryTun", "MemoryTunTransport"]
@@ -112,12 +113,21 @@ class MemoryTunTransport(TunTapTransport):
     def set_persist(self, on: bool) -> None:
         """It is gone with its transport."""
 
+    def detach_queue(self) -> None:
+        raise _error(errno.EINVAL)  # it has one queue
+
+    def attach_queue(self) -> None:
+        raise _error(errno.EINVAL)
+
     def set_carrier(self, on: bool) -> None:
         link: Any = self.link
         link.set(carrier=on)
 
     def _is_deleted(self) -> bool:
         return bool(self._sys.deleted)
+
+    def _end_soon(self) -> None:
+        PacketTransport._end_soon(self)  # there is no kernel that takes its time
 
     def _find_extra(self, name: str) -> Any:
         return None if name == "sndbuf" else super()._find_extra(name)
@@ -167,8 +177,14 @@ class MemoryTun:
 
     def send(self, packet: bytes) -> bool:
         """Have the kernel send *packet* by the interface; whether there was room for it. Who sends by a
-        network is not told."""
+        network is not told.
+
+        :raises ValueError: no kernel sends that: an empty packet, or one that is longer than the MTU.
+        """
         state = self.link.state()
+        most = state.mtu + (ETHERNET if self._device.tap else 0)
+        if not 1 <= len(packet) <= most:
+            raise ValueError(f"a packet has 1 to {most} bytes here, and this one {len(packet)}")
         if not state.running or self._unread >= state.txqueuelen:
             state.statistics["tx_dropped"] += 1
             return False
