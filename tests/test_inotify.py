@@ -19,7 +19,7 @@ from storm import flood
 
 from fdtransport import InotifyMask, InotifyProtocol, InotifyTransport, WatchEnd, connect_inotify
 from fdtransport.errors import InotifyLimitError
-from fdtransport.testing.observe import turns, until
+from fdtransport.testing.observe import idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -568,3 +568,34 @@ def test_the_error_of_a_limit_can_be_pickled():
     exc = InotifyLimitError(errno.ENOSPC, "text", limit="name", value=5, used=5, remedy="sysctl")
     copy = pickle.loads(pickle.dumps(exc))
     assert (copy.errno, str(copy)) == (exc.errno, str(exc))
+
+
+async def test_an_instance_with_nothing_to_tell_costs_nothing_and_one_that_is_forgotten_warns(tmp_path):
+    transport, protocol = await connect_inotify(Seen)
+    transport.add_watch(tmp_path, M.CREATE)
+    transport.pause_reading()
+    touch(tmp_path / "a")
+    await turns()
+    idle = await idle_cost(0.2)
+    assert idle.is_idle(0.1, 2), str(idle)
+    assert not protocol.events
+    held = [transport, protocol]
+    del transport, protocol
+
+    def forget():
+        held.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed transport <InotifyTransport"):
+        forget()
+
+
+async def test_cancelling_at_any_moment_leaves_nothing_behind():
+    for moment in range(4):
+        opening = asyncio.ensure_future(connect_inotify(Seen))
+        await turns(moment)
+        opening.cancel()
+        done = (await asyncio.gather(opening, return_exceptions=True))[0]
+        if not isinstance(done, asyncio.CancelledError):
+            done[0].close()
+            await done[0].aclose()
