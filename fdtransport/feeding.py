@@ -66,7 +66,7 @@ class FedTransport(PipeTransport):
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         feeder, self._feeder = self._feeder, None
         if feeder is not None and not self._loop.is_closed():
-            feeder.cancel()
+            self._loop.call_soon(feeder.cancel)  # a task that has not begun would not clean up
         return super()._let_go(how)
 
 
@@ -90,7 +90,11 @@ async def connect_fed(
         sink_transport.abort()
         syscalls.close(reading)
         raise
-    transport._feeder = asyncio.ensure_future(_feed(feed, sink, transport))
+    feeder = asyncio.ensure_future(_feed(feed, sink, transport))
+    if transport._rfd < 0:
+        asyncio.get_running_loop().call_soon(feeder.cancel)  # the protocol has closed it already
+    else:
+        transport._feeder = feeder
     return transport, protocol
 
 

@@ -23,6 +23,7 @@ from fdtransport.testing.observe import LoopTurns, idle_cost, turns, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
 K = WatchKind
+SOON = 10
 
 
 async def told(w, root: Path | None = None):
@@ -242,6 +243,17 @@ async def test_a_pattern_with_a_slash_is_for_the_path_below_the_root(tmp_path):
         ]  # fmt: skip
 
 
+async def test_what_is_ignored_by_its_path_is_so_after_moves_that_were_not_told(tmp_path):
+    os.makedirs(tmp_path / "a" / "b" / "x" / "deep")
+    os.makedirs(tmp_path / "a" / "b" / "y")
+    async with watch(tmp_path, ignore=["a/b/x", "new/a/b/y"]) as w:
+        os.mkdir(tmp_path / "new")
+        (tmp_path / "a").rename(tmp_path / "new" / "a")  # found by the listing of new
+        await w.ready()
+        below = sorted(path[len(str(tmp_path)) :].lstrip("/") for path in w.snapshot())
+        assert below == ["", "new", "new/a", "new/a/b", "new/a/b/x", "new/a/b/x/deep"]
+
+
 async def test_what_is_renamed_to_an_ignored_name_moves_out_and_back_in(tmp_path):
     os.makedirs(tmp_path / "d" / "e")
     touch(tmp_path / "f")
@@ -409,6 +421,16 @@ async def test_roots_can_be_added_and_removed(tmp_path):
         with pytest.raises(ValueError, match="not watched"):
             await w.remove(one)
         assert w.snapshot() == walked(str(two))
+
+
+async def test_what_moves_to_a_root_that_is_being_added_is_told_to_have_moved(tmp_path):
+    os.makedirs(tmp_path / "r" / "d" / "e")
+    os.makedirs(tmp_path / "s" / "inner")
+    async with watch(tmp_path / "r") as w:
+        (tmp_path / "r" / "d").rename(tmp_path / "s" / "d")
+        await w.add(tmp_path / "s")
+        assert await told(w, tmp_path) == [("moved", "r/d", "s/d")]
+        assert w.snapshot().keys() == walked(*w.roots).keys()
 
 
 async def test_roots_in_each_other_are_refused(tmp_path):
@@ -671,6 +693,71 @@ async def test_cancelling_while_a_tree_is_listed_leaves_nothing_behind(tmp_path)
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await entering
+
+
+async def test_cancelling_twice_leaves_nothing_behind(tmp_path):
+    for n in range(2000):
+        (tmp_path / str(n)).mkdir()
+    w = watch(tmp_path)
+
+    async def hold():
+        async with w:
+            entered.set()
+            await asyncio.sleep(SOON)
+
+    entered = asyncio.Event()
+    holding = asyncio.ensure_future(hold())
+    await entered.wait()
+    holding.cancel()
+    await turns(1)
+    holding.cancel()  # while the watches are taken away
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    assert w._transport.is_closing()
+    await turns(3)
+
+
+async def test_closing_twice_at_once_touches_no_descriptor_that_is_closed(tmp_path, monkeypatch):
+    for n in range(1000):
+        (tmp_path / str(n)).mkdir()
+    w = await watch(tmp_path).__aenter__()
+    unwatch, late = w._engine.files.unwatch, []
+
+    def unwatch_(number):
+        late.extend([number] if w._transport.is_closing() else [])
+        unwatch(number)
+
+    monkeypatch.setattr(w._engine.files, "unwatch", unwatch_)
+    monkeypatch.setattr(watcher, "SLICE", 0)
+    closing = [asyncio.ensure_future(w.aclose())]
+    await turns(100)
+    closing.append(asyncio.ensure_future(w.aclose()))
+    await asyncio.gather(*closing)
+    assert not late
+
+
+async def test_what_the_function_of_the_program_raises_comes_where_it_can_be_caught(tmp_path, reports):
+    def ignore(path, is_dir):
+        if wrong:
+            raise KeyError(path)
+
+    wrong = True
+    os.makedirs(tmp_path / "r" / "d")
+    os.makedirs(tmp_path / "s" / "d")
+    with pytest.raises(KeyError):
+        await watch(tmp_path / "r", ignore=ignore).__aenter__()
+    wrong = False
+    async with watch(tmp_path / "r", ignore=ignore) as w:
+        wrong = True
+        with pytest.raises(KeyError):
+            await w.add(tmp_path / "s")
+        assert w.roots == (str(tmp_path / "r"),)
+        with pytest.raises(KeyError):
+            await w.rescan()
+        wrong = False
+        touch(tmp_path / "r" / "f")
+        assert ("created", "f") in await told(w, tmp_path / "r")
+    assert reports == []
 
 
 async def test_closing_ends_what_is_waited_for(tmp_path):

@@ -237,7 +237,7 @@ class Engine(TreeRoots):
                 self.files.close(fd)
         if fresh is not None:
             yield from self.scan(fresh, fd)
-        elif leaving is not None and self.ignored is not None:
+        elif self.ignored is not None:
             yield from self._ignore_anew(parent, name)
 
     def _ignore_anew(self, parent: Node, name: str) -> Steps:

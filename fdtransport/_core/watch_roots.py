@@ -73,7 +73,11 @@ class TreeRoots(TreeScan):
         except BaseException:
             self.files.close(fd)
             raise
-        yield from self.scan(root, fd, every=True)
+        try:
+            yield from self.scan(root, fd, every=True)
+        except Exception:  # of the function that says what is ignored
+            self.tree.remove_root(root, Kind.UNWATCHED)
+            raise
 
     def remove_root(self, path: str) -> None:
         """:raises ValueError: it is no root."""

@@ -52,7 +52,8 @@ class TreeScan:
         self.pairs = Pairs()
         #: Directories that may not be as they were told, and since when.
         self.unsure: dict[Node, float] = {}
-        self._deep: list[Node] = []  # too deep for the scan that found them
+        #: Too deep for the scan that found them, or moved; and whether to look at all that is below.
+        self._later: list[tuple[Node, bool]] = []
         self.round = 0  # of looking at everything; what was not listed in it is not sure
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
@@ -273,8 +274,12 @@ class TreeScan:
                     continue
                 fd, number = opened
                 yield
+                known = self.tree.by_wd.get(number)
+                before = known and (known.parent, known.name)
                 fresh = self.claim(node, name, number)
                 entry = fresh or node.entries.get(name)
+                if known and known is entry and before != (node, name) and self.ignored is not None:
+                    self._later.append((entry, True))  # that may depend on the path
                 if entry is None or entry.wd != number or not (fresh or every):
                     files.close(fd)
                     fd = -1
@@ -283,7 +288,7 @@ class TreeScan:
                 if -1 != inner != device != -1 and not entry.mount:
                     self._mount(entry)
                 if len(stack) >= DEPTH:
-                    self._deep.append(entry)
+                    self._later.append((entry, every))
                     files.close(fd)
                     fd = -1
                     continue
@@ -296,8 +301,8 @@ class TreeScan:
                 files.close(fd)
             for _, fd, _, _ in stack:
                 files.close(fd)
-        while self._deep:
-            yield from self.look(self._deep.pop(), every)
+        while self._later:
+            yield from self.look(*self._later.pop())
 
     def look(self, node: Node, every: bool = False) -> Steps:
         """As ``scan``, by the path of *node*; if that does not lead to it, it stays unsure."""
