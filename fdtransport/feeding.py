@@ -24,7 +24,7 @@ class Sink(asyncio.BaseProtocol):
     """The end of the pipe that the coroutine writes to."""
 
     def __init__(self) -> None:
-        self.lost = False
+        self.lost: bool = False
         self._paused: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: Any) -> None:

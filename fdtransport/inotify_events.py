@@ -113,7 +113,11 @@ class InotifyProtocol(asyncio.BaseProtocol):
     # def events_received(self, events: list[InotifyEvent]): those of a wake-up, in one call
 
     def overflow_received(self) -> None:
-        """The kernel's queue ran over: events were lost here. What is watched has to be looked at anew."""
+        """The kernel's queue ran over: events were lost here. What is watched has to be looked at anew.
+
+        What was in the queue behind this, and is told after it, may have gaps as well: the kernel says so
+        once for as long as this waits there. So look once ``queued_bytes`` of this moment have come.
+        """
         _log.warning("events of inotify were lost, and %r does not care", self)
 
     def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:

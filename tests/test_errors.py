@@ -17,6 +17,7 @@ MADE = {
     errors.DescriptorInUseError: (errors.DescriptorInUseError(7), errno.EBUSY),
     errors.BufferLimitError: (errors.BufferLimitError(10, 5), errno.ENOBUFS),
     errors.EndpointError: (errors.EndpointError("no such scheme"), errno.EINVAL),
+    errors.InotifyLimitError: (errors.InotifyLimitError(errno.ENOSPC, "no more watches"), errno.ENOSPC),
     errors.OutputLimitError: (errors.OutputLimitError(1, 10), errno.ENOBUFS),
 }
 FAMILY = [

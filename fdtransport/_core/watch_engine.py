@@ -59,9 +59,12 @@ class Engine(TreeRoots):
         super().__init__(Tree(tell), files, recursive, ignored)
         self._records: deque[bytes] = deque()
         #: Bytes of records that were fed and not looked at yet.
-        self.backlog = 0
+        self.backlog: int = 0
         self._heard = self.clock()
+        self._fed = self._done = 0  # bytes of records so far
         self._recovering = False  # from an overflow
+        #: After one: the records up to this byte may have gaps.
+        self._doubtful: int | None = None
         #: What is to be done between two records, each a function that gives the steps.
         self.tasks: deque[Callable[[], Steps]] = deque()
         # Places to which a file was moved where one was. If it leaves at once, two files may have been
@@ -74,6 +77,7 @@ class Engine(TreeRoots):
     def feed(self, data: bytes) -> None:
         self._records.append(data)
         self.backlog += len(data)
+        self._fed += len(data)
         self._heard = self.clock()
 
     @property
@@ -96,7 +100,12 @@ class Engine(TreeRoots):
                 data = self._records.popleft()
                 self.backlog -= len(data)
                 yield from self._apply(data)
+                self._done += len(data)
+                if self._doubtful is not None and self._done >= self._doubtful:
+                    yield from self._recover()
         if not self.settled and not self.files.queued():
+            if self._doubtful is not None:
+                yield from self._recover()
             yield from self._settle()
 
     # -- records ------------------------------------------------------------------------------
@@ -111,15 +120,17 @@ class Engine(TreeRoots):
             node = by_wd.get(number)
             if node is None:
                 if mask & _OVERFLOW:
-                    yield from self._overflow()
+                    self._overflow()
                 elif mask & _IGNORED:
                     tree.orphans.discard(number)
             elif not name:
                 yield from self._of_itself(node, mask)
             elif mask & _CONTENT:
-                if name in node.entries:
+                is_dir = bool(mask & _ISDIR)
+                entry = node.entries.get(name, node)  # itself: nothing
+                if entry is not node and (entry is not None) is is_dir:  # and no older one of its name
                     kind = next(kind for bits, kind in _CONTENTS if mask & bits)
-                    tree.say(kind, node, name, bool(mask & _ISDIR))
+                    tree.say(kind, node, name, is_dir)
                     if kind is Kind.ATTRIBUTES and mask & _ISDIR:
                         yield from self._attributes_of(node, name)
             elif self.ignored is not None and self.ignored(tree.path(node), name, bool(mask & _ISDIR)):
@@ -286,17 +297,25 @@ class Engine(TreeRoots):
 
     # -- when records were lost ---------------------------------------------------------------
 
-    def _overflow(self) -> Steps:
-        tree = self.tree
-        tree.say(Kind.OVERFLOW, None, "", False)
+    def _overflow(self) -> None:
+        """Records were lost; and more may be, after this one and without another word, until it is read.
+
+        The kernel has this record once in its queue, and tells the next overflow only when it has gone. So
+        everything is looked at when what was queued until then is behind us.
+        """
+        self.tree.say(Kind.OVERFLOW, None, "", False)
         self._recovering = True
+        self._doubtful = self._fed + self.files.queued()
+
+    def _recover(self) -> Steps:
+        self._doubtful = None
         yield from self.rescan()
         for leaving in self.pairs:
             self._end(leaving)
 
     def rescan(self) -> Steps:
         """Look at everything."""
-        self.round += 1
+        self.begin_round()
         for path in list(self.follow):
             if path not in self.tree.roots:
                 yield from self._await(path)

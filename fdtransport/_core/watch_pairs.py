@@ -20,12 +20,14 @@ class Leaving:
     __slots__ = ("key", "name", "node", "parent", "perhaps", "since")
 
     def __init__(self, key: int, parent: Node, name: str, node: Node | None, since: float) -> None:
-        self.key = key  # the cookie; below 0 for what has none
-        self.parent = parent
-        self.name = name
-        self.node = node
-        self.since = since
-        self.perhaps = False  # whether something of that name may be there nevertheless
+        #: The cookie; below 0 for what has none.
+        self.key: int = key
+        self.parent: Node = parent
+        self.name: str = name
+        self.node: Node | None = node
+        self.since: float = since
+        #: Whether something of that name may be there nevertheless.
+        self.perhaps: bool = False
 
     @property
     def holds(self) -> bool:

@@ -49,16 +49,20 @@ class TreeScan:
         self.files = files
         self.recursive = recursive
         self.ignored = ignored
-        self.pairs = Pairs()
+        self.pairs: Pairs = Pairs()
         #: Directories that may not be as they were told, and since when.
         self.unsure: dict[Node, float] = {}
-        #: Too deep for the scan that found them, or moved; and whether to look at all that is below.
+#: Too deep for the scan that found them, or moved; and whether to look at all that is below.
         self._later: list[tuple[Node, bool]] = []
-        self.round = 0  # of looking at everything; what was not listed in it is not sure
+        self.round: int = 0  # of looking at everything; what was not listed in it is not sure
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
-        self.obstacle = 0
-        self.clock = time.monotonic
+        self.obstacle: int = 0
+        self.clock: Callable[[], float] = time.monotonic
+
+    def begin_round(self) -> None:
+        """From now on every directory is to be listed once more."""
+        self.round += 1
 
     # -- one directory ------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ __all__ = ["Change", "Kind", "Node", "Tree"]
 class Kind(Enum):
     """What an event of ``watch`` says."""
 
-    __hash__ = object.__hash__
-
     CREATED = "created"
     """It is there now."""
     DELETED = "deleted"
@@ -56,14 +54,18 @@ class Node:
     __slots__ = ("_moves", "_path", "alive", "entries", "mount", "name", "parent", "refused", "round", "wd")
 
     def __init__(self, parent: Node | None, name: str, wd: int = -1) -> None:
-        self.parent = parent  # None: a root, whose name is its path
-        self.name = name
-        self.wd = wd  # -1: it is not watched, and what is in it is not known
+        #: None: a root, whose name is its path.
+        self.parent: Node | None = parent
+        self.name: str = name
+        #: The number of its watch; -1: it is not watched, and what is in it is not known.
+        self.wd: int = wd
         self.entries: dict[str, Node | None] = {}
-        self.alive = True
-        self.mount = False
-        self.refused = 0  # the errno of the watch that it did not get
-        self.round = -1  # of looking at everything, in which it was listed last
+        self.alive: bool = True
+        self.mount: bool = False
+        #: The errno of the watch that it did not get.
+        self.refused: int = 0
+        #: Of looking at everything: the one in which it was listed last.
+        self.round: int = -1
         self._path = ""
         self._moves = -1
 
