@@ -52,7 +52,7 @@ class TreeScan:
         self.pairs: Pairs = Pairs()
         #: Directories that may not be as they were told, and since when.
         self.unsure: dict[Node, float] = {}
-#: Too deep for the scan that found them, or moved; and whether to look at all that is below.
+        #: Too deep for the scan that found them, or moved; and whether to look at all that is below.
         self._later: list[tuple[Node, bool]] = []
         self.round: int = 0  # of looking at everything; what was not listed in it is not sure
         self._refused = 0  # the errno of the last watch that was refused
