@@ -243,6 +243,25 @@ async def test_a_pattern_with_a_slash_is_for_the_path_below_the_root(tmp_path):
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("quick", [True, False])
+async def test_what_changes_places_with_something_ignored_is_watched(quick, tmp_path):
+    for name in ("d", "ignored"):
+        os.makedirs(tmp_path / name / f"in {name}")
+        touch(tmp_path / f"{name}.txt")
+    async with watch(tmp_path, ignore="ignored*") as w:
+        for turn in range(4):
+            for end in ("", ".txt"):
+                pair = str(tmp_path / f"ignored{end}"), str(tmp_path / f"d{end}")
+                exchange(*pair[:: 1 if turn % 2 else -1])
+                if not quick:
+                    await w.ready()
+            await w.ready()
+            there = {path: d for path, d in walked(str(tmp_path)).items() if "/ignored" not in path}
+            assert differ(there, w.snapshot()) == ""
+        touch(tmp_path / "d" / "f")
+        assert ("created", "d/f") in await told(w, tmp_path)
+
+
 async def test_what_is_ignored_by_its_path_is_so_after_moves_that_were_not_told(tmp_path):
     os.makedirs(tmp_path / "a" / "b" / "x" / "deep")
     os.makedirs(tmp_path / "a" / "b" / "y")

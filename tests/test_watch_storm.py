@@ -245,10 +245,27 @@ async def ignoring(stage: Stage, seed: int, operations: int) -> None:
         await check(w, listener, stage.roots, kept)
 
 
+async def ignoring_by_place(stage: Stage, seed: int, operations: int) -> None:
+    """What is ignored depends on the path, and so on every move of a directory above."""
+
+    def ignored(path: str, _is_dir: bool = False) -> bool:
+        return not path[len(stage.roots[0]) :].count("/") % 3 and os.path.basename(path)[0] in "abcde"
+
+    def kept(path: str) -> bool:
+        inner = path[len(stage.roots[0]) + 1 :].split("/")
+        return not any(ignored("/".join([stage.roots[0], *inner[:n]])) for n in range(1, len(inner) + 1))
+
+    async with watch(*stage.roots, initial=True, ignore=ignored) as w:
+        listener = Listener(w)
+        await stage.storm(seed, operations)
+        await check(w, listener, stage.roots, kept)
+
+
 WAYS = {
     way.__name__: way
     for way in (
         plain, existing, blocked, overflowing, losing, piecemeal, slow_consumers, changing_roots, ignoring,
+        ignoring_by_place,
     )
 }  # fmt: skip
 TREES = {"changing_roots": 4, "plain": 2}
