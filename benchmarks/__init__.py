@@ -4,7 +4,7 @@ What runs:
 
     cases.py       the rows: workload, kind, size, columns, anchors, as data
     libraries.py   the columns: how each library connects, streams, serves and runs
-    writes.py reads.py relays.py idle.py accepts.py encrypted.py
+    writes.py reads.py relays.py idle.py accepts.py encrypted.py serials.py
                    the workloads, written once per shape (protocol, stream, blocking), not per library
     gates.py       what fdtransport is to reach
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OURS = ("fdtransport", "fdtransport-uv")
+#: Those that have serial ports.
+SERIAL = ("pyserial-asyncio", "pyserial-asyncio-fast", "serialx")
 LOOPS = (*OURS, "asyncio", "asyncio-64k", "uvloop")
 MB = 1_000_000
 
@@ -119,6 +121,30 @@ def _reads() -> list[Case]:
     return cases
 
 
+def _serials() -> list[Case]:
+    everyone = (*OURS, *SERIAL, "blocking")
+    bulk = {"piece": 4_096, "batch": 1}
+    return [
+        Case(
+            "serial-small", (4,), "64 B writes, flow control every 64, terminal", "writes", "write", 20_480,
+            4_096, everyone, SERIAL, kind="serial", options={"piece": 64, "batch": 64},
+            strace=(8_192, 32_768),
+        ),
+        Case(
+            "serial-read", (22,), "bulk read by a protocol, terminal", "serial-reads", "MB", 16 * MB, MB,
+            everyone, (*SERIAL, "blocking"), kind="serial",
+        ),
+        Case(
+            "serial-write", (22,), "bulk write by a protocol, terminal", "writes", "MB", 16_384_000,
+            1_024_000, everyone, (*SERIAL, "blocking"), kind="serial", options=bulk,
+        ),
+        Case(
+            "serial-ping", (22,), "ping-pong of 64 B, terminal", "ping", "round trip", 1_500, 200, everyone,
+            (*SERIAL, "blocking"), kind="serial", together=True,
+        ),
+    ]  # fmt: skip
+
+
 def _relays() -> list[Case]:
     everyone = (*LOOPS, "twisted", "trio", "blocking", "splice")
     cases = []
@@ -166,14 +192,14 @@ def _encrypted() -> list[Case]:
     anchors = ("asyncio", "asyncio-64k", "uvloop")
     cases = [
         Case(
-            "tls-ping", (22,), "ping-pong of 64 B, TLS", "tls-ping", "round trip", 1_500, 200, everyone,
+            "tls-ping", (27,), "ping-pong of 64 B, TLS", "tls-ping", "round trip", 1_500, 200, everyone,
             anchors, kind="tcp", together=True,
         )
     ]  # fmt: skip
     for workload, word in (("reads", "read"), ("writes", "write"), ("streams", "await-based read")):
         cases.append(
             Case(
-                f"tls-{workload}", (22,), f"bulk {word}, TLS", f"tls-{workload}", "MB", 48 * MB, MB, everyone,
+                f"tls-{workload}", (27,), f"bulk {word}, TLS", f"tls-{workload}", "MB", 48 * MB, MB, everyone,
                 anchors, ("wall", "cpu"), kind="tcp", options={"piece": 65_536, "batch": 1},
             )
         )  # fmt: skip
@@ -237,6 +263,7 @@ WATCHERS = ("inotify_simple", "asyncinotify", "aionotify", "twisted")
 CASES = (
     *_writes(),
     *_reads(),
+    *_serials(),
     *_relays(),
     *_files(),
     *_encrypted(),

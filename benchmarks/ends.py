@@ -32,6 +32,12 @@ class End:
         return self.writer if self.reader is None else self.reader
 
     @property
+    def path(self) -> str:
+        """Of a terminal."""
+        assert self.reader is not None
+        return os.ttyname(self.reader)
+
+    @property
     def fds(self) -> list[int]:
         """Reader, then writer; once, where they are the same."""
         return [fd for fd in dict.fromkeys((self.reader, self.writer)) if fd is not None]
@@ -67,6 +73,10 @@ def udp_pair() -> tuple[socket.socket, socket.socket]:
 
 def pair(kind: str, flow: str) -> tuple[End, End]:
     """A (near, far) pair; `flow` says what the near end does: "in", "out" or "both" (pipes differ)."""
+    if kind == "serial":
+        master, terminal = os.openpty()
+        tty.setraw(terminal)
+        return End(kind, terminal, terminal), End(kind, master, master)
     if kind == "pty":
         master, slave = os.openpty()
         tty.setraw(slave)

@@ -45,6 +45,7 @@ GATES = (
     Gate(1, "writes-unix", "uvloop", 4.0, 10),
     Gate(2, "writes-pipe", "uvloop", 4.0, 8),
     Gate(3, "writes-tcp", "uvloop", 20.0, 40),
+    Gate(4, "serial-small", "pyserial-asyncio-fast", 8.0, 15),
     Gate(5, "ticks-8", "uvloop", 1.0, 1.5),
     Gate(5, "ticks-64", "uvloop", 4.0, 7),
     Gate(6, "ticks-1", "asyncio-64k", 0.95, 1.05),
@@ -87,6 +88,9 @@ GATES = (
     Gate(16, "events", "inotify_simple", 1.1, 1.3),
     Gate(16, "events", "asyncinotify", 3.4, 4.0),
     Gate(16, "events", "twisted", 3.4, 4.0),
+    Gate(22, "serial-read", "pyserial-asyncio", 1.5, 2.5),
+    Gate(22, "serial-read", "pyserial-asyncio-fast", 1.5, 2.5),
+    Gate(22, "serial-read", "serialx", 1.5, 2.5),
     # Stock asyncio's are two to seven times slower, by the luck of its heap here too: printed, no gate.
     Gate(23, "udp-receive-64", "asyncio-64k", 1.5, 2.0),
     Gate(23, "udp-receive-64", "uvloop", 0.6, 0.9),

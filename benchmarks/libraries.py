@@ -10,11 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.ends import End
+
+#: Baud, which means nothing to a terminal.
+RATE = 115_200
 
 Main = Callable[[], Awaitable[None]]
 
@@ -263,6 +267,10 @@ class Fdtransport(Asyncio):
         self._fdtransport: Any = fdtransport
 
     async def connect(self, protocol: asyncio.BaseProtocol, end: End) -> Any:
+        if end.kind == "serial":
+            from fdtransport.serial import connect_serial
+
+            return (await connect_serial(lambda: protocol, end.path, RATE))[0]
         if end.kind == "pty":
             loop = asyncio.get_running_loop()
             made = loop.create_future()
@@ -352,6 +360,32 @@ class FdtransportUv(Fdtransport, Uvloop):
     def prepare(self) -> None:
         Fdtransport.prepare(self)
         Uvloop.prepare(self)
+
+
+class PyserialAsyncio(Asyncio):
+    """Serial ports, as those who came before have them."""
+
+    name = "pyserial-asyncio"
+    shapes = ("protocol",)
+    module = "serial_asyncio"
+
+    def prepare(self) -> None:
+        self._module = importlib.import_module(self.module)
+
+    async def connect(self, protocol: asyncio.BaseProtocol, end: End) -> Any:
+        create, loop = self._module.create_serial_connection, asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, _context: None)  # -fast reports at each turn of the loop
+        return (await create(loop, lambda: protocol, end.path, baudrate=RATE))[0]
+
+
+class PyserialAsyncioFast(PyserialAsyncio):
+    name = "pyserial-asyncio-fast"
+    module = "serial_asyncio_fast"
+
+
+class Serialx(PyserialAsyncio):
+    name = "serialx"
+    module = "serialx"
 
 
 class Twisted(Library):
@@ -611,7 +645,7 @@ class Aionotify(Asyncio):
 
 COLUMNS = (
     Fdtransport(), FdtransportUv(), Asyncio(), Asyncio64k(), Uvloop(), Twisted(), Trio(), Anyio(), Blocking(),
-    Splice(), Ptyprocess(), Pexpect(),
+    Splice(), Ptyprocess(), Pexpect(), PyserialAsyncio(), PyserialAsyncioFast(), Serialx(),
     PyTun(), Fdtransport9000(), FdtransportRaw(), FdtransportSplit(),
     InotifySimple(), Asyncinotify(), Aionotify(),
 )  # fmt: skip

@@ -7,10 +7,12 @@ It runs by path and imports nothing of this package, so that it starts fast and 
 from __future__ import annotations
 
 import array
+import errno
 import hashlib
 import json
 import os
 import random
+import select
 import socket
 import sys
 from typing import Any
@@ -22,11 +24,21 @@ def sink(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
     """Read until the end."""
     room, total, digest = bytearray(BLOCK), 0, hashlib.sha256()
     view = memoryview(room)
-    while count := os.readv(fds[0], [room]):
+    while count := _read(fds[0], room):
         total += count
         if order["check"]:
             digest.update(view[:count])
     return [(total, digest.hexdigest())]
+
+
+def _read(fd: int, room: bytearray) -> int:
+    """As readv(2); a terminal says with an error that nobody has its other end open."""
+    try:
+        return os.readv(fd, [room])
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return 0
 
 
 def source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
@@ -40,6 +52,16 @@ def source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
         start = sent % len(data)
         sent += os.write(fds[-1], view[start : start + min(BLOCK, size - sent)])
     return [(sent, digest.hexdigest())]
+
+
+def serial_source(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
+    """As source, for the master of a terminal: closing it throws away what nobody has read, so that the
+    reader has to close first."""
+    moved = source(fds, order)
+    poller = select.poll()
+    poller.register(fds[-1], 0)
+    poller.poll()
+    return moved
 
 
 def client(fds: list[int], order: dict[str, int]) -> list[tuple[int, str]]:
@@ -117,7 +139,7 @@ def tls_client(fds: list[int], order: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 ORDERS = {
-    "sink": sink, "source": source, "client": client,
+    "sink": sink, "source": source, "client": client, "serial_source": serial_source,
     "tls_sink": tls_sink, "tls_source": tls_source, "tls_client": tls_client,
 }  # fmt: skip
 

@@ -14,7 +14,10 @@ from benchmarks.cases import BY_NAME, Case
 from benchmarks.gates import Gate, Limit
 from benchmarks.harness import Samples
 
-PEERS = ("fdtransport", "uvloop", "twisted", "trio", "anyio")
+PEERS = (
+    "fdtransport", "uvloop", "twisted", "trio", "anyio", "pyserial-asyncio", "pyserial-asyncio-fast",
+    "serialx",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from benchmarks import (
     programs,
     reads,
     relays,
+    serials,
     tunnels,
     writes,
 )
@@ -35,7 +36,7 @@ from benchmarks.libraries import LIBRARIES
 
 __all__ = [
     "accepts", "datagrams", "encrypted", "events", "files", "idle", "programs", "reads",
-    "relays", "tunnels", "writes",
+    "relays", "serials", "tunnels", "writes",
 ]  # fmt: skip
 
 

@@ -91,6 +91,7 @@ class ProcessTransport(asyncio.SubprocessTransport):
             undo.callback(close_ends, ours)
             self._child: Child = start_child(loop, self._child_ended, argv, fds=theirs, **options)
             undo.callback(self._child.kill_and_forget)
+            self._child.dies = True
             begin = loop.call_soon(self._begin, waiter, context=self._context)
             undo.callback(begin.cancel)
             undo.callback(setattr, self, "_protocol", None)  # it is told nothing of what is aborted here

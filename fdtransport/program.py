@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 from ._core.child import LADDER, Child, Ending
+from ._core.handle import Handle
 from ._core.lifecycle import State
 from ._core.stream import StreamTransport
 
@@ -46,7 +47,7 @@ class ProgramTransport(StreamTransport):
     _linger: float | None
     #: Once true, what is there to be read is all that is waited for.
     _last: bool
-    #: Whether something of what was written had no reader any more.
+    #: Whether what is written may have no reader any more without a sign of it.
     _dropped: bool
 
     def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
@@ -67,6 +68,7 @@ class ProgramTransport(StreamTransport):
         exited = weakref.WeakMethod(self._exited)  # the loop holds the child, not this
         try:
             self._child = start(self._loop, lambda: _call(exited()))
+            self._child.dies = True
         except BaseException:
             self._start = start
             raise
@@ -78,6 +80,11 @@ class ProgramTransport(StreamTransport):
         finally:
             if forgotten and not self._child.inherited:
                 self._child.kill_and_forget()
+
+    def _let_go(self, how: Callable[[Handle], Any]) -> Any:
+        if self._start is None:
+            self._child.dies = False  # the stream has ended as it should
+        return super()._let_go(how)
 
     def _find_extra(self, name: str) -> Any:
         return self._child.pid if name == "pid" else super()._find_extra(name)

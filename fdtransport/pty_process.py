@@ -54,6 +54,7 @@ class PtyProcessTransport(ProgramTransport, PtyTransport):
         if self._on_event is not None:
             self._hear_events()
         self._slave = syscalls.open_slave(self._rfd)
+        self._dropped = True  # one that was hung up takes what comes until the loop tells of the end
         self._begin_program()
 
     async def finish(self, grace: float = 5.0) -> int:

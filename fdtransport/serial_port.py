@@ -50,8 +50,8 @@ class Port:
     def close(self) -> None:
         """Close the transport that has the port; without one, the port."""
         transport = self._owner()
-        if transport is None:
-            self.close_now()
+        if transport is None or transport.is_closed:
+            self.close_now()  # or it is being collected
         else:
             transport.close()
 

@@ -1,4 +1,4 @@
-"""The transport of a serial port: bytes, and what a line has besides."""
+"""The transport of a serial port: its bytes, and its end."""
 
 from __future__ import annotations
 
@@ -6,38 +6,33 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeVar, Unpack
+from typing import Any
 
 from ._core import serial_line, syscalls
 from ._core.base import Detached
 from ._core.handle import Handle
 from ._core.lifecycle import CloseReason, Event, State
-from ._core.off_loop import result_off_loop
 from ._core.parmrk import LineError
-from ._core.serial_error import SerialError, serial_error
+from ._core.serial_error import serial_error
 from ._core.serial_file import DEPARTURES
-from ._core.serial_frames import FrameReading
-from ._core.serial_line import Counters
 from ._core.serial_marks import MarkedReading
 from ._core.serial_rs485 import HandDriven
-from ._core.serial_sending import steps_until_sent, wait_sent
-from ._core.serial_settings import SerialSettings, SettingsChanges
+from ._core.serial_sending import wait_sent
 from ._core.serial_threads import PumpedPort
-from .errors import Meaning, meaning
-from .serial_modem import ModemChanges, ModemLines
+from .serial_control import LineControl, device_of
 from .serial_port import FilePort, Port
 
 __all__ = ["SerialTransport", "checked_timeout"]
 
-T = TypeVar("T")
-
 #: Seconds for which a thread of the executor may be held by a port that is being closed.
 BRIEFLY = 1.0
+#: Turns of the loop between connection_made and the first read. `run_until_complete` of what opens a port
+#: takes up to four to return (on uvloop); a protocol that is through by then, and calls `loop.stop()` as
+#: those of pyserial-asyncio's documentation do, would stop that once more, and not the `run_forever` to come.
+STILL = 4
 
 
-class SerialTransport(FrameReading):
+class SerialTransport(LineControl):
     """A byte stream on a serial port. Made by ``connect_serial``, and by pyserial-asyncio's functions.
 
     It ends with ``connection_lost(SerialError)`` when the device goes, or the other end of a virtual one: a
@@ -52,7 +47,7 @@ class SerialTransport(FrameReading):
     :raises SerialError: *serial_instance* is not open.
     """
 
-    __slots__ = ("_close_timeout", "_closing_timer", "_departing", "_hand", "_pump", "_serial", "_tty")
+    __slots__ = ("_close_timeout", "_closing_timer", "_departing", "_hand", "_tty")
 
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
@@ -83,6 +78,23 @@ class SerialTransport(FrameReading):
         if isinstance(serial_instance, Port):
             serial_instance.belongs_to(self)
 
+    def _get_going(self, waiter: asyncio.Future[None] | None) -> None:
+        self._remove_reader()
+        self._begun()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._read_in(STILL)
+
+    def _read_in(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._read_in, turns - 1, context=self._context)
+            return
+        try:
+            if self.is_reading() and not self._reader_on:
+                self._read_again()
+        except (OSError, RuntimeError) as exc:
+            self._step(Event.READ_ERROR, exc)
+
     def _check_kind(self) -> None:
         if self._rfd < 0 or self._wfd < 0:
             raise serial_error(errno.EBADF, f"{self._serial!r} is not open for both directions")
@@ -106,8 +118,10 @@ class SerialTransport(FrameReading):
         """The port: settings, lines and counts under pyserial's names. What was given to the constructor."""
         return self._serial
 
-    def _name(self) -> str:
-        return str(getattr(self._serial, "port", None) or self._serial)
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over: the port is closed."""
+        return self._state is State.CLOSED
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -125,186 +139,6 @@ class SerialTransport(FrameReading):
             self._queue.clear()
             self._queue.grant(0)
             self._shrunk()
-
-    # -- settings -------------------------------------------------------------------------------------
-
-    @property
-    def settings(self) -> SerialSettings:
-        """What the line is set to; ``baudrate`` is the one that the driver says it has.
-
-        With an instance of pyserial's it is what that was told.
-        """
-        port = self._serial
-        if isinstance(port, Port):
-            return port.settings
-        names = ("baudrate", "bytesize", "parity", "stopbits", "xonxoff", "rtscts")
-        return SerialSettings(**{name: getattr(port, name) for name in names})
-
-    async def reconfigure(self, *, drain: bool = True, **changes: Unpack[SettingsChanges]) -> SerialSettings:
-        """Change some of the settings of the open port; what they are then.
-
-        Nothing is thrown away, and DTR and RTS stay as they are. *drain*: first wait until what was written
-        has left with the former settings. Off the loop.
-
-        :raises SerialError: the driver does not have them; nothing was changed.
-        :raises ValueError: no serial port has them.
-
-        ::
-
-            await transport.reconfigure(baudrate=115200)
-        """
-        replace(self.settings, **changes)  # what is wrong with them is told before anything else
-        if drain:
-            await self.drain_wire()
-        port = self._serial
-        if isinstance(port, FilePort):
-            await self._off_loop(lambda fd: port.file.configure(replace(port.settings, **changes), fd))
-        elif isinstance(port, Port):
-            for name, value in changes.items():
-                setattr(port, name, value)
-        else:
-            await self._off_loop(lambda _fd: port.apply_settings(dict(changes)))
-        self._measure_gap(self.settings)
-        return self.settings
-
-    async def _off_loop(self, call: Callable[[int], T]) -> T:
-        """What ``call(fd)`` returns, called in a thread, with a copy of the descriptor that stays open for
-        as long as that takes."""
-        if self._pump is not None:
-            return await result_off_loop(lambda: call(-1), DEPARTURES, None)
-        fd = syscalls.dup(self._open_fd())
-        begun = threading.Event()
-
-        def run() -> T:
-            begun.set()
-            try:
-                return call(fd)
-            finally:
-                syscalls.close(fd)
-
-        try:
-            return await result_off_loop(run, DEPARTURES, _device_of(fd))
-        except OSError as exc:
-            raise self._named(exc) from exc.__cause__
-        except RuntimeError:  # there are no threads any more
-            if not begun.is_set():
-                syscalls.close(fd)
-            raise
-
-    def _open_fd(self) -> int:
-        if self._rfd < 0:
-            raise serial_error(errno.EBADF, f"{self._name()} is not open any more") from self._exception
-        return self._rfd
-
-    # -- lines ----------------------------------------------------------------------------------------
-
-    async def modem_lines(self) -> ModemLines:
-        """How DTR, RTS, CTS, DSR, RI and CD are. Off the loop: it may be a question to a USB device.
-
-        :raises SerialError: the port has none (ENOTTY), or has gone.
-        """
-        if self._pump is not None:
-            port = self._serial
-
-            def ask(_fd: int) -> ModemLines:
-                return ModemLines(*(bool(getattr(port, name)) for name in ModemLines._fields))
-
-            return await self._off_loop(ask)
-        return ModemLines.of(await self._off_loop(serial_line.modem_lines))
-
-    async def set_modem_lines(self, *, dtr: bool | None = None, rts: bool | None = None) -> None:
-        """Set DTR and RTS; None leaves one as it is. Off the loop.
-
-        :raises SerialError: the port has none (ENOTTY), or has gone.
-        """
-        on = (serial_line.DTR if dtr else 0) | (serial_line.RTS if rts else 0)
-        off = (serial_line.DTR if dtr is False else 0) | (serial_line.RTS if rts is False else 0)
-        port = self._serial
-        if self._pump is not None:
-
-            def set_them(_fd: int) -> None:
-                for name, state in (("dtr", dtr), ("rts", rts)):
-                    if state is not None:
-                        setattr(port, name, state)
-
-            await self._off_loop(set_them)
-            return
-        await self._off_loop(lambda fd: serial_line.set_modem_lines(fd, on, off))
-        if isinstance(port, Port):
-            port.note_lines(dtr, rts)
-
-    def modem_changes(self, *lines: str) -> ModemChanges:
-        """An async iterator over the changes of CTS, DSR, RI and CD, or of those *lines* only.
-
-        The driver counts edges, also between two looks (every 10 ms, while somebody waits), so that none is
-        lost from this call on. With a driver that does not count, only what is so at a look is seen. It ends
-        with the transport.
-
-        :raises SerialError: from the iteration, the port has no modem lines (ENOTTY).
-        :raises ValueError: *lines* are some of ``"cts"``, ``"dsr"``, ``"ri"``, ``"cd"``.
-
-        ::
-
-            async for change in transport.modem_changes("cd"):
-                print("carrier" if change.lines.cd else "no carrier")
-        """
-        self._open_fd()
-        self._check_device("tell of changes of its lines")
-        return ModemChanges(self.fileno, self._off_loop, self._name(), *lines)
-
-    def counters(self) -> Counters:
-        """What the driver has counted: edges, characters, errors by their kind. The numbers only ever grow.
-
-        :raises SerialError: it does not count (ENOTTY).
-        """
-        self._check_device("count")
-        try:
-            return serial_line.counters_of(self._open_fd())
-        except OSError as exc:
-            raise self._named(exc) from None
-
-    def _check_device(self, what: str) -> None:
-        if self._pump is not None:
-            text = f"{self._name()} is served by pyserial, which does not {what}"
-            raise serial_error(errno.EOPNOTSUPP, text)
-
-    async def send_break(self, duration: float = 0.25) -> None:
-        """Hold the line at 0 for *duration* seconds, after everything that was written has left.
-
-        Cancelling is safe: it ends the break.
-        """
-        await self.drain_wire()
-        port = self._serial
-        if self._pump is not None:
-            await self._off_loop(lambda _fd: port.send_break(duration))
-            return
-        begun = asyncio.ensure_future(self._off_loop(lambda fd: serial_line.set_break(fd, True)))
-        try:
-            await asyncio.shield(begun)
-            await asyncio.sleep(duration)
-        finally:
-            await asyncio.wait([begun])
-            if begun.exception() is None and self._rfd >= 0:
-                await self._off_loop(lambda fd: serial_line.set_break(fd, False))
-
-    async def drain_wire(self) -> float:
-        """Return when the last stop bit of what was written has left; when that was, by the loop's clock.
-
-        ``flushed()`` returns when the kernel has everything, which may be long before. As exact as the driver
-        tells: some only say how much their hardware holds at most. Cancelling is safe.
-
-        :raises OSError: the transport ended before.
-        """
-        await self.flushed()
-        if self._pump is not None:
-            await self._off_loop(lambda _fd: self._serial.flush())
-        try:
-            for _, pause in steps_until_sent(self._open_fd(), self.settings):
-                await asyncio.sleep(pause)
-                self._open_fd()
-        except OSError as exc:
-            raise self._named(exc) from exc.__cause__
-        return self._loop.time()
 
     # -- modes of reading and writing -----------------------------------------------------------------
 
@@ -329,7 +163,9 @@ class SerialTransport(FrameReading):
             return serial_error(errno.EIO, f"{type(error).__name__}: {error}")
         if not self._tty:
             return OSError(errno.ECONNRESET, "the other end has closed the connection")
-        return OSError(errno.EIO, "hung up")
+        # (Its node may be there for a moment still.)
+        virtual = os.path.realpath(self._name()).startswith("/dev/pts/")
+        return OSError(errno.EIO, f"hung up: {'its other end was closed' if virtual else 'it was unplugged'}")
 
     def _is_end(self) -> bool:
         # pyserial sets ports up so that a read of nothing gives b"" as well (VMIN of termios(3)).
@@ -340,19 +176,6 @@ class SerialTransport(FrameReading):
 
     def _write_failed(self, exc: OSError) -> None:
         super()._write_failed(self._named(exc))
-
-    def _named(self, exc: OSError) -> OSError:
-        """*exc* as a `SerialError` that says which port it was."""
-        if isinstance(exc, SerialError) or meaning(exc, self._READ_ERRORS) is not Meaning.FATAL:
-            return exc
-        path = self._name()
-        what = exc.strerror or str(exc)
-        if path.startswith("/") and not os.path.exists(path):
-            what = f"{what}; the device has gone: unplugged, or a virtual one whose other end was closed"
-        named = serial_error(exc.errno, f"{path}: {what}")
-        exc.__traceback__ = None
-        named.__cause__ = exc
-        return named
 
     def detach(self) -> Detached:
         """As with every transport. :raises SerialError: EOPNOTSUPP, the port has no descriptor of its own."""
@@ -410,7 +233,7 @@ class SerialTransport(FrameReading):
         hurry = self._departing = threading.Event()
         if self._close_reason is CloseReason.ABORT:
             hurry.set()
-        DEPARTURES.run(self._loop, _device_of(fd), lambda briefly: self._depart(file, fd, hurry, briefly))
+        DEPARTURES.run(self._loop, device_of(fd), lambda briefly: self._depart(file, fd, hurry, briefly))
 
     def _depart(self, file: Any, fd: int, hurry: threading.Event, briefly: bool) -> bool:
         """In a thread: let the line send, close, and have the loop tell. False when that takes too long."""
@@ -462,13 +285,6 @@ def checked_timeout(seconds: float | None) -> float | None:
 def _take(handle: Handle) -> Any:
     """Let go of the descriptor without closing it; None if it is somebody else's file by now."""
     return handle.release() if handle.fd >= 0 else None
-
-
-def _device_of(fd: int) -> int | None:
-    try:
-        return syscalls.fstat(fd).st_rdev
-    except OSError:
-        return None
 
 
 def _has_own_descriptor(instance: Any) -> bool:

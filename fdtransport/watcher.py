@@ -330,6 +330,7 @@ class Watcher:
                 if time.perf_counter() > until:
                     self._scheduled = loop.call_soon(self._run)
                     return
+            waiting = engine.files.queued()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -341,7 +342,7 @@ class Watcher:
             transport.resume_reading()
         if engine.busy:
             self._scheduled = loop.call_soon(self._run)
-        elif engine.files.queued():
+        elif waiting:
             pass  # the transport has it before long
         elif not engine.settled:
             self._scheduled = loop.call_later(self._patience, self._run)

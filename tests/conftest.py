@@ -72,6 +72,7 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "uart: needs a virtual machine; run only if asked for by -m uart")
     if sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG"):
         config.option.asyncio_debug = True  # the plugin would switch it off otherwise
         # Debug mode notes where each handle comes from, which is most of its price: one frame will do.

@@ -8,25 +8,15 @@ Each question is put to each peer in a process of its own, so that one that hang
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from asking import Table
 from differential_cases import CASES, Peer
-
-HERE = Path(__file__).resolve()
-README = HERE.parents[1] / "README.md"
-BEGIN, END = "<!-- differential: begin -->\n", "<!-- differential: end -->\n"
-#: Seconds for one answer.
-PATIENCE = 30
 
 PEERS = ("fdtransport", "fdtransport on uvloop", "asyncio", "uvloop")
 OURS = PEERS[:2]
@@ -96,78 +86,18 @@ def ours() -> Peer:
 KEPT: list[Any] = []
 
 
-def answer(peer: str, question: str) -> str:
-    """``yes``, or what was seen instead."""
-    command = [sys.executable, str(HERE), "--ask", peer, question]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "PYTHONWARNINGS": "ignore"}
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
-            check=False, env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "no: it hangs"
-    if done.returncode < 0:
-        return f"no: the process dies of {signal.Signals(-done.returncode).name}"
-    lines = done.stdout.splitlines()
-    return lines[-1].removesuffix(": ") if lines else f"no answer: {done.stderr[-300:]!r}"
-
-
-def ask_here(peer: str, question: str) -> None:
-    """In the child: run one case and print the answer."""
-    factory: Any = None
-    if peer.endswith("uvloop"):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-
-    async def main() -> str:
-        try:
-            await asyncio.wait_for(CASES[question](ours() if peer in OURS else theirs()), PATIENCE - 5)
-        except TimeoutError:
-            return "no: it is never told"
-        except BaseException as exc:
-            return f"no: {exc}" if isinstance(exc, AssertionError) else f"no: {type(exc).__name__}"
-        return "yes"
-
-    runner = asyncio.Runner(loop_factory=factory)
-    said = runner.run(main())
-    print(f"\n{said.splitlines()[0][:80]}", flush=True)
-    os._exit(0)  # what the case left open is of no interest any more
-
-
-def table(answers: dict[tuple[str, str], str]) -> str:
-    rows = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
-    for question in CASES:
-        rows.append(f"| {question} | {' | '.join(answers[peer, question] for peer in PEERS)} |")
-    return "\n".join(rows) + "\n"
-
-
 def versions() -> str:
     import uvloop
 
     python = "{}.{}.{}".format(*sys.version_info[:3])
-    return f"From a run of `python tests/differential.py`, CPython {python}, uvloop {uvloop.__version__}:\n\n"
+    return f"From a run of `python tests/differential.py`, CPython {python}, uvloop {uvloop.__version__}:"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
-    parser.add_argument("--ask", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.ask:
-        ask_here(*options.ask)
-    pairs = [(peer, question) for question in CASES for peer in PEERS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        answers = dict(zip(pairs, pool.map(lambda pair: answer(*pair), pairs), strict=True))
-    made = versions() + table(answers)
-    print(made)
-    if options.readme:
-        text = README.read_text()
-        part = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-        README.write_text(part.sub(lambda _: BEGIN + made + END, text))
-    return any(answers[peer, question] != "yes" for peer in OURS for question in CASES)
+TABLE = Table(
+    "differential", Path(__file__).resolve(), CASES, PEERS, lambda peer: ours() if peer in OURS else theirs(),
+    OURS, versions,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(TABLE.main())

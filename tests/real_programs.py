@@ -67,17 +67,18 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        _missing(f"{module} is not installed: python -m pip install -e '.[programs]'")
+        missing(f"{module} is not installed: python -m pip install -e '.[programs]'")
 
 
 def executable(name: str, package: str, folders: str = "") -> str:
     """Where a program of the system is; without it the test is skipped, though not in CI."""
     places = [str(path) for path in sorted(Path("/").glob(folders.lstrip("/")))] if folders else []
     found = shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", os.defpath)]))
-    return found or _missing(f"{name} is not there: apt-get install {package}")
+    return found or missing(f"{name} is not there: apt-get install {package}")
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Skip what needs something that is not here; in CI it must be."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason, allow_module_level=True)

@@ -348,7 +348,8 @@ async def test_a_hang_up_is_an_error_that_says_what_has_gone(port: Terminal) -> 
     assert isinstance(protocol.reason, SerialError)
     assert protocol.reason.errno == errno.EIO
     assert port.path in str(protocol.reason)
-    assert "the device has gone" in str(protocol.reason)
+    assert "its other end was closed" in str(protocol.reason)
+    assert "no such device any more" in str(protocol.reason)
     assert transport.close_reason.value == "error"
 
 

@@ -77,13 +77,16 @@ class Child:
 
     __slots__ = (
         "__weakref__", "_exited", "_loop", "_parent", "_pidfd", "_waiting",
-        "pid", "returncode", "status_known",
+        "dies", "pid", "returncode", "status_known",
     )  # fmt: skip
 
     pid: int
     returncode: int | None
     """None while it runs; as ``subprocess``: minus the number of the signal that ended it."""
     status_known: bool
+    dies: bool
+    """Whether it is killed when this is collected while it runs. That the transport sees to it is not enough:
+    of a cycle any member may be finalized first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], object]) -> None:
         self._pidfd = -1
@@ -94,6 +97,7 @@ class Child:
         self.pid = pid
         self.returncode = None
         self.status_known = True
+        self.dies = False
         try:
             self._pidfd = syscalls.pidfd_open(pid)
         except ProcessLookupError:  # it has ended, and somebody has reaped it
@@ -194,6 +198,8 @@ class Child:
 
     def __del__(self) -> None:
         try:
+            if self.dies and not self.inherited:
+                self.kill_and_forget()
             self._leave()
         except AttributeError:
             pass  # its constructor failed before it had anything

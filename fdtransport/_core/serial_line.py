@@ -11,7 +11,6 @@ import errno
 import functools
 import struct
 import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import syscalls
@@ -23,10 +22,25 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "Attributes", "Counters", "attributes_of", "configured", "counters_of", "discard_input",
-    "discard_output", "exclude_others", "hanging_up", "has_low_latency", "modem_lines", "refused",
-    "set_attributes", "set_break", "set_low_latency", "set_modem_lines", "settings_in", "unsent",
-    "until_shifted_out",
+    "Attributes",
+    "Counters",
+    "attributes_of",
+    "configured",
+    "counters_of",
+    "discard_input",
+    "discard_output",
+    "exclude_others",
+    "hanging_up",
+    "has_low_latency",
+    "modem_lines",
+    "refused",
+    "set_attributes",
+    "set_break",
+    "set_low_latency",
+    "set_modem_lines",
+    "settings_in",
+    "shifting_out",
+    "unsent",
 ]  # fmt: skip
 
 #: Of ioctl_tty(2), as all but alpha, mips, parisc, powerpc and sparc have them.
@@ -270,32 +284,28 @@ def unsent(fd: int) -> int:
     return answer[0]
 
 
-def until_shifted_out(fd: int, settings: SerialSettings) -> Iterator[float]:
-    """Seconds until the next look, again and again until the hardware has sent what the kernel gave it.
+def shifting_out(fd: int, looks: int, character_time: float) -> float | None:
+    """Whether the hardware still sends what it was given: seconds until the next look; None, it is done.
 
-    Some drivers tell (TIOCSERGETLSR of ioctl_tty(2)). Of the others it is known at best how much their
-    hardware holds: it is waited for as long as all of that takes.
+    *looks*: how often this was asked before. Some drivers tell (TIOCSERGETLSR of ioctl_tty(2)). Of the others
+    it is known at best how much their hardware holds: it is given as long as all of that takes.
     """
-    time = settings.character_time
     answer = array.array("I", [0])
-    most = HOLDS
     try:
-        for _ in range(2 * HOLDS):
-            syscalls.ioctl(fd, _TIOCSERGETLSR, answer)
-            if answer[0] & _TEMT:
-                return
-            yield time
-        return  # held back by the other end: it will not move
+        syscalls.ioctl(fd, _TIOCSERGETLSR, answer)
+        # After that many it is held back by the other end, and will not move.
+        return None if answer[0] & _TEMT or looks >= 2 * HOLDS else character_time
     except OSError as exc:
         if exc.errno not in NO_SUCH:
             raise
+    if looks:
+        return None
     try:
-        most = min(_held_by_hardware(fd), HOLDS)
+        return min(_held_by_hardware(fd), HOLDS) * character_time
     except OSError as exc:
         if exc.errno not in NO_SUCH:
             raise
-        return  # no hardware, as with a pair of terminals
-    yield most * time
+        return None  # no hardware, as with a pair of terminals
 
 
 #: Characters that hardware holds at most, as far as is waited for them.

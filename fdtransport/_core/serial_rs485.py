@@ -14,15 +14,17 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from . import serial_line, syscalls
 from .off_loop import run_off_loop
-from .serial_sending import LOOK, steps_until_sent
+from .serial_sending import LOOK, Sending
 
 __all__ = ["RS485", "HandDriven", "clear_rs485", "in_milliseconds", "rs485_of", "set_rs485"]
+
+T = TypeVar("T")
 
 _TIOCGRS485, _TIOCSRS485 = 0x542E, 0x542F
 _DELAYS = ("delay_before_send", "delay_after_send")
@@ -96,9 +98,9 @@ def rs485_of(fd: int) -> RS485 | None:
 class HandDriven:
     """The functions that move the bytes of a port, with RTS around what is written.
 
-    RTS is set in threads: at the end of a USB it may take its time. What is written meanwhile is refused as
-    when the kernel is out of buffers, so that a transport keeps it; *go_on* has it try again. *queued* tells
-    how much that is. Both are bound methods of the transport, which is not kept alive.
+    The port is asked and set in threads: at the end of a USB it may take its time. What is written meanwhile
+    is refused as when the kernel is out of buffers, so that a transport keeps it; *go_on* has it try again.
+    *queued* tells how much that is. Both are bound methods of the transport, which is not kept alive.
     """
 
     def __init__(
@@ -116,49 +118,76 @@ class HandDriven:
         self._wanted = wanted
         self._queued = weakref.WeakMethod(queued)
         self._go_on = weakref.WeakMethod(go_on)
+        self._rts_lock = threading.Lock()
         self._lock = threading.Lock()
+        self._asked = 0
         self._idle = threading.Event()
         self._idle.set()
         self._rts = wanted.rts_after_send
         self._switching = False
         self._sending = False
         self._ready_at = math.inf
-        self._steps: Iterator[tuple[int, float]] | None = None
+        self._looking = Sending(port.settings)
+        self._writes = 0
         self._timer: asyncio.Handle | None = None
 
-    # -- the direction -----------------------------------------------------------------------------------
+    # -- in threads ----------------------------------------------------------------------------------------
 
-    def _switch(self, rts: bool) -> None:
-        self._rts = rts
+    def _ask(self, call: Callable[[int], T], then: Callable[[T | None], object]) -> None:
+        """``call(fd)`` in a thread, with a copy of the descriptor; in the loop, ``then(answer)``, with None
+        when the port has gone."""
         fd = self._port.fileno()
-        if not self._switching and fd >= 0:
-            copy = syscalls.dup(fd)  # the thread may outlive the original
-            self._switching = True
+        if fd < 0:
+            return
+        try:
+            copy = syscalls.dup(fd)
+        except OSError:  # no descriptors are left: here and now, then
+            self._loop.call_soon(then, _answer(call, fd))
+            return
+        with self._lock:
+            self._asked += 1
             self._idle.clear()
-            run_off_loop(self._loop, lambda: self._set_rts_and_tell(copy))
+
+        def run() -> None:
+            answer = None
+            try:
+                answer = _answer(call, copy)
+            finally:
+                syscalls.close(copy)
+                with self._lock:
+                    self._asked -= 1
+                    if not self._asked:
+                        self._idle.set()
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(then, answer)
+
+        run_off_loop(self._loop, run)
 
     def _set_rts(self, fd: int) -> bool:
         """As it is wanted by now."""
-        with self._lock:
+        with self._rts_lock:
             rts = self._rts
             serial_line.set_modem_lines(fd, *((serial_line.RTS, 0) if rts else (0, serial_line.RTS)))
             return rts
 
-    def _set_rts_and_tell(self, fd: int) -> None:
-        """In a thread."""
-        rts = self._rts
-        try:
-            rts = self._set_rts(fd)
-        except OSError:
-            pass  # unplugged: reading and writing will tell
-        finally:
-            syscalls.close(fd)
-            self._idle.set()
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._switched, rts)
+    def end(self, fd: int) -> None:
+        """In a thread: everything has been sent, and *fd* is about to be closed."""
+        self._rts = self._wanted.rts_after_send
+        self._idle.wait()
+        self._set_rts(fd)
 
-    def _switched(self, rts: bool) -> None:
+    # -- the direction -------------------------------------------------------------------------------------
+
+    def _switch(self, rts: bool) -> None:
+        self._rts = rts
+        if not self._switching:
+            self._switching = True
+            self._ask(self._set_rts, self._switched)
+
+    def _switched(self, rts: bool | None) -> None:
         self._switching = False
+        if rts is None:
+            return
         if rts is not self._rts:
             self._switch(self._rts)
         elif self._sending:
@@ -183,29 +212,27 @@ class HandDriven:
 
     def _sent(self) -> None:
         """Something has gone to the driver: look when it has left."""
-        self._steps = None
+        self._writes += 1
+        self._looking = Sending(self._port.settings)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._timer = None
-        fd = self._port.fileno()
-        if fd < 0:
-            return
-        try:
-            if self._steps is None:
-                self._steps = steps_until_sent(fd, self._port.settings)
-            _, pause = next(self._steps, (0, None))
-            queued = self._queued()
-            if pause is None and queued is not None and queued():
-                self._steps, pause = None, LOOK  # the driver will get more
-        except OSError:
-            return  # unplugged: reading and writing will tell
-        if pause is None:
+        writes = self._writes
+        self._ask(self._looking.look, lambda step: self._looked(step, writes))
+
+    def _looked(self, step: tuple[int, float] | None, writes: int) -> None:
+        if writes != self._writes:
+            return  # more was written meanwhile, and is looked after
+        queued = self._queued()
+        if step is None and queued is not None and queued():
+            step = 0, LOOK  # the driver will get more
+        if step is None:
             self._timer = self._loop.call_later(self._wanted.delay_after_send, self._end)
         else:
-            self._timer = self._loop.call_later(pause, self._look)
+            self._timer = self._loop.call_later(step[1], self._look)
 
     def _end(self) -> None:
         self._timer = None
@@ -214,14 +241,9 @@ class HandDriven:
 
     def stop(self) -> None:
         """Leave it to ``end()``."""
+        self._writes += 1
         if self._timer is not None:
             self._timer.cancel()
-
-    def end(self, fd: int) -> None:
-        """In a thread: everything has been sent, and *fd* is about to be closed."""
-        self._rts = self._wanted.rts_after_send
-        self._idle.wait()
-        self._set_rts(fd)
 
     # -- the functions ------------------------------------------------------------------------------------
 
@@ -247,3 +269,10 @@ class HandDriven:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)
+
+
+def _answer(call: Callable[[int], T], fd: int) -> T | None:
+    try:
+        return call(fd)
+    except OSError:
+        return None  # unplugged: reading and writing will tell

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 from . import serial_line
 from .serial_settings import SerialSettings
 
-__all__ = ["LOOK", "steps_until_sent", "wait_sent"]
+__all__ = ["LOOK", "Sending", "wait_sent"]
 
 #: Seconds for which a line may take nothing before what waits for it is dropped on closing: as long as the
 #: kernel itself waits by default (closing_wait of setserial(8)).
@@ -26,7 +25,9 @@ def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, patienc
     """
     started = since = time.monotonic()
     last = -1
-    for left, pause in steps_until_sent(fd, settings):
+    sending = Sending(settings)
+    while (step := sending.look(fd)) is not None:
+        left, pause = step
         now = time.monotonic()
         if left != last:
             last, since = left, now
@@ -37,9 +38,21 @@ def wait_sent(fd: int, settings: SerialSettings, hurry: threading.Event, patienc
     return True
 
 
-def steps_until_sent(fd: int, settings: SerialSettings) -> Iterator[tuple[int, float]]:
-    """Bytes that are unsent and seconds until the next look, again and again until there are none."""
-    while left := serial_line.unsent(fd):
-        yield left, min(max(left * settings.character_time / 2, LOOK), 0.1)
-    for pause in serial_line.until_shifted_out(fd, settings):
-        yield 0, pause
+class Sending:
+    """Looks whether a line with these settings has sent everything."""
+
+    __slots__ = ("_looks", "_time")
+
+    def __init__(self, settings: SerialSettings) -> None:
+        self._time = settings.character_time
+        self._looks = 0
+
+    def look(self, fd: int) -> tuple[int, float] | None:
+        """Bytes that the hardware has not yet, and seconds until the next look; None when all is sent."""
+        left = serial_line.unsent(fd)
+        if left:
+            self._looks = 0
+            return left, min(max(left * self._time / 2, LOOK), 0.1)
+        pause = serial_line.shifting_out(fd, self._looks, self._time)
+        self._looks += 1
+        return None if pause is None else (0, pause)
