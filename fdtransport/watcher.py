@@ -203,8 +203,12 @@ class Watcher:
         await future
 
     def subscribe(self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False) -> Subscription:
-        """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``."""
-        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text)
+        """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``.
+
+        It costs what waits in it until its ``close()``, or that of the watcher.
+        """
+        leave = self._subscriptions.remove
+        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text, leave)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -422,7 +426,8 @@ def watch(
     `Subscription`.
 
     Errors come when it is entered, see ``Watcher.__aenter__``; later ones as events of kind ERROR, and the
-    watcher goes on. A move of a directory above a root is not told by the kernel. See inotify(7).
+    watcher goes on. A move of a directory above a root is not told by the kernel, nor that a root which is a
+    link leads elsewhere: ``rescan`` sees it. See inotify(7).
     """
     return Watcher(
         roots,

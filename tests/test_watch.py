@@ -17,6 +17,7 @@ from tree_oracle import Replay, differ, walked
 
 from fdtransport import InotifyMask, WatchKind, watch, watcher
 from fdtransport._core.inotify_limits import watch_numbers
+from fdtransport._core.watch_files import Files
 from fdtransport.testing import sweep
 from fdtransport.testing.observe import LoopTurns, idle_cost, turns, until
 
@@ -355,6 +356,25 @@ async def test_a_consumer_that_is_slow_costs_itself_an_overflow_and_is_repaired(
         assert short(await slow.get(), tmp_path) == ("created", "next")
 
 
+async def test_a_consumer_that_is_closed_costs_nothing_any_more_and_ends_after_what_had_come(tmp_path):
+    async with watch(tmp_path) as w:
+        full, waiting = w.subscribe(maxsize=1), w.subscribe()
+        ending = asyncio.ensure_future(waiting.get())
+        await turns()
+        waiting.close()
+        with pytest.raises(EOFError):
+            await ending
+        for name in "ab":
+            (tmp_path / name).mkdir()
+        await w.ready()
+        full.close()
+        full.close()
+        (tmp_path / "c").mkdir()
+        assert await told(w, tmp_path) == [("created", "a"), ("created", "b"), ("created", "c")]
+        assert [short(event, tmp_path) async for event in full] == [("created", "a")]
+        assert w._subscriptions == [aiter(w)]
+
+
 async def test_a_batch_has_all_that_have_come(tmp_path):
     async with watch(tmp_path, batch=True) as w:
         for n in range(20):
@@ -548,6 +568,29 @@ async def test_listing_a_large_tree_lets_others_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become nobody")
+async def test_what_cannot_be_read_is_told_once_and_has_only_moved_when_it_moves(tmp_path, monkeypatch):
+    for name in ("locked", "once"):
+        os.makedirs(tmp_path / "a" / name)
+    watcher_ = watch(tmp_path)
+    opened, closed = Files.open_in, ["locked"]
+
+    def open_in(self, directory, name):
+        if name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return opened(self, directory, name)
+
+    monkeypatch.setattr(Files, "open_in", open_in)
+    async with watcher_ as w:
+        assert await told(w, tmp_path) == [("error", "a/locked")]
+        closed += ["other", "once", "twice"]
+        (tmp_path / "a" / "locked").rename(tmp_path / "other")
+        (tmp_path / "a" / "once").rename(tmp_path / "twice")
+        assert await told(w, tmp_path) == [("moved", "a/locked", "other"), ("moved", "a/once", "twice")]
+        touch(tmp_path / "twice" / "f")  # it was opened before, and is watched still
+        assert ("created", "twice/f") in await told(w, tmp_path)
+        assert w.snapshot() == walked(str(tmp_path))
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path):
     for directory in (tmp_path, *tmp_path.parents[:-2]):
         directory.chmod(0o755)

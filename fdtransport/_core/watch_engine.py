@@ -232,7 +232,8 @@ class Engine(TreeRoots):
             self.doubt(parent)
         else:
             try:
-                opened = self.open_entry(directory, parent, name)
+                known = leaving is not None and leaving.holds
+                opened = self.open_entry(directory, parent, name, known)
             finally:
                 self.files.close(directory)
         if opened is None:

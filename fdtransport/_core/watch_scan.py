@@ -97,10 +97,12 @@ class TreeScan:
     def doubt(self, node: Node) -> None:
         self.unsure.setdefault(node, self.clock())
 
-    def open_entry(self, directory: int, parent: Node, name: str) -> tuple[int, int] | None:
+    def open_entry(
+        self, directory: int, parent: Node, name: str, known: bool = False
+    ) -> tuple[int, int] | None:
         """*name* in the opened *directory* as descriptor and number of its watch; None if that cannot be.
 
-        Why it cannot is told, unless it has gone.
+        Why it cannot is told, unless it has gone, or is *known* from where it was before.
         """
         fd = -1
         try:
@@ -111,7 +113,7 @@ class TreeScan:
                 self.files.close(fd)
             if exc.errno in SCARCE:
                 self.doubt(parent)  # not now
-            elif exc.errno not in _GONE:
+            elif exc.errno not in _GONE and not known:
                 self._cannot(parent, name, exc)
             return None
         self._refused = 0
