@@ -40,6 +40,7 @@ class _Stirring(InotifyProtocol):
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()
+        self._exc: BaseException | None = None
 
     def events_received(self, events: list[InotifyEvent]) -> None:
         self.happened.set()
@@ -49,6 +50,15 @@ class _Stirring(InotifyProtocol):
 
     def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:
         self.happened.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._exc = exc
+        self.happened.set()
+
+    def check(self) -> None:
+        """:raises OSError: nothing will wake anybody any more."""
+        if self._exc is not None:
+            raise self._exc
 
 
 class _Follower:
@@ -208,9 +218,8 @@ class _Follower:
                 if self.successor_has_begun():
                     self._stirring.happened.set()
         try:
-            if self._transport.is_closing():
-                raise OSError(errno.EBADF, "watching the file has ended")
             await self._stirring.happened.wait()
+            self._stirring.check()
         finally:
             # It may have been the file that is read after all.
             if watch is not None and watch is not self._watch and watch not in self._directories:

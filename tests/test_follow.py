@@ -17,6 +17,7 @@ from test_inotify import touch
 from fdtransport import EndpointError, connect_url, open_url, watch
 from fdtransport._core import syscalls
 from fdtransport.follow import connect_follow
+from fdtransport.testing import sweep
 from fdtransport.testing.observe import idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -234,6 +235,38 @@ async def test_a_successor_that_nobody_may_read_yet_is_begun_when_it_can_be(foll
     await read.has(b"12")
     append(log, "3")
     await read.has(b"123")
+
+
+async def test_a_failing_system_call_is_told_and_is_never_a_silence_nor_a_clean_end(tmp_path):
+    number = 0
+
+    async def scenario():
+        nonlocal number
+        number += 1
+        log = tmp_path / str(number) / "log"
+        log.parent.mkdir()
+        log.write_text("1")
+        transport, protocol = await connect_url(Collecting, f"file:{log}?follow")
+
+        async def has(data):
+            await until(lambda: protocol.data == data or protocol.lost, "it comes, or the loss", SOON)
+            if protocol.lost:
+                raise protocol.lost[0] or AssertionError("a clean end")
+
+        try:
+            await has(b"1")
+            log.rename(tmp_path / "log.1")
+            log.write_text("2")
+            await has(b"12")
+        finally:
+            transport.abort()
+            await transport.aclose()
+
+    names = ("inotify_add_watch", "open", "fstat", "stat", "read", "readlink", "pipe", "write")
+    async for outcome in sweep(scenario, names, (errno.EINTR, errno.EIO), timeout=SOON, at_most=4):
+        assert not outcome.hung, str(outcome)
+        assert not outcome.leaked, str(outcome)
+        assert outcome.error is None or isinstance(outcome.error, OSError), str(outcome)
 
 
 async def test_a_protocol_that_closes_at_once_leaves_nothing_behind(tmp_path):
