@@ -539,6 +539,35 @@ async def test_a_root_that_is_followed_may_come_go_and_come_again(tmp_path):
 # -- when it goes wrong ----------------------------------------------------------------------------
 
 
+async def test_roots_that_are_followed_may_change_places_and_move_into_each_other(tmp_path):
+    one, other = str(tmp_path / "one"), str(tmp_path / "x" / "other")
+    os.makedirs(one + "/a")
+    os.makedirs(other + "/b")
+    async with watch(one, other, follow_root=True, initial=True) as w:
+        replay = Replay()
+
+        async def check():
+            await w.ready()
+            while aiter(w)._queue:
+                replay.one(await aiter(w).get())
+            assert differ(walked(one, other), w.snapshot()) == ""
+            assert differ(walked(one, other), replay.paths) == ""
+            assert replay.faults == []
+
+        exchange(one, other)
+        await check()
+        os.rename(one, other + "/inner")
+        os.mkdir(one)
+        await check()
+        os.rename(other + "/inner", one)  # over the empty one
+        await check()
+        touch(one + "/f")
+        os.rename(one, other + "/inner")
+        await check()
+        os.rename(other + "/inner", one)
+        await check()
+
+
 async def test_an_overflow_of_the_kernel_is_told_with_what_it_hid(tmp_path):
     (tmp_path / "d").mkdir()
     async with watch(tmp_path, maxsize=100_000) as w:

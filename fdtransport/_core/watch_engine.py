@@ -88,7 +88,7 @@ class Engine(TreeRoots):
     @property
     def settled(self) -> bool:
         """Whether nothing is open about the records that were fed."""
-        open_questions = self.pairs or self.unsure or self.tree.orphans or self._recovering
+        open_questions = self.pairs or self.unsure or self.vacant or self.tree.orphans or self._recovering
         return not (self._records or self.tasks or open_questions)
 
     def work(self) -> Steps:
@@ -332,6 +332,7 @@ class Engine(TreeRoots):
     # -- when the queue is empty --------------------------------------------------------------
 
     def _settle(self) -> Steps:
+        yield from self.await_vacant()
         for node, since in list(self.unsure.items()):
             if node.alive and self.clock() - max(since, self._heard) > DESPAIR:
                 del self.unsure[node]

@@ -55,6 +55,8 @@ class TreeScan:
         #: Too deep for the scan that found them, or moved; and whether to look at all that is below.
         self._later: list[tuple[Node, bool]] = []
         self.round: int = 0  # of looking at everything; what was not listed in it is not sure
+        #: Paths of roots that were found to have moved: something else may be there now.
+        self.vacant: list[str] = []
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
         self.obstacle: int = 0
@@ -204,7 +206,7 @@ class TreeScan:
             if self.is_there(node) or parent.is_below(node):
                 self._second(parent, name)
                 return None
-            tree.remove_root(node, Kind.MOVED_OUT, True)
+            self.root_has_moved(node)
             node = None
         if node is not None:
             if parent.is_below(node):
@@ -233,6 +235,11 @@ class TreeScan:
                 return entry
         self.vacate(parent, name)
         return tree.add_dir(parent, name, number, cookie, synthetic)
+
+    def root_has_moved(self, root: Node) -> None:
+        """A root was seen elsewhere, before the record of its move."""
+        self.vacant.append(root.name)
+        self.tree.remove_root(root, Kind.MOVED_OUT, True)
 
     def _obstructed(self, node: Node, number: int) -> None:
         """A directory that is watched cannot be looked at any more."""
