@@ -78,30 +78,27 @@ class _Follower:
         """Take the file at the path. :raises OSError: there is none."""
         fd = syscalls.open(self.path, os.O_RDONLY | _FLAGS)
         try:
-            mode = syscalls.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                raise EndpointError(
-                    f"{self.path!r} is {syscalls.kind(mode)}, and only a file can be followed"
-                )
-            self._unwatch()
+            there = syscalls.fstat(fd)
+            if not stat.S_ISREG(there.st_mode):
+                what = syscalls.kind(there.st_mode)
+                raise EndpointError(f"{self.path!r} is {what}, and only a file can be followed")
+            if self.fd >= 0 and os.path.samestat(there, syscalls.fstat(self.fd)):
+                raise FileNotFoundError(errno.ENOENT, "it is the same file again", self.path)
             # By the descriptor: the path may be another file's by now.
             watched = f"/proc/self/fd/{fd}"
-            self._watch = self._transport.add_watch(watched, _CONTENTS, keep_moved=True)
+            watch = self._transport.add_watch(watched, _CONTENTS, keep_moved=True)
         except BaseException:
             syscalls.close(fd)
             raise
         self.close()
-        self.fd, self._position = fd, 0
+        if self._watch is not None:
+            self._watch.remove()
+        self.fd, self._position, self._watch = fd, 0, watch
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             syscalls.close(fd)
-
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
 
     def to_end(self) -> None:
         self._position = syscalls.lseek(self.fd, 0, os.SEEK_END)
