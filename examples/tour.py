@@ -26,6 +26,7 @@ from typing import Any
 import fdtransport
 
 from . import between, run_command
+from .selftest import Namespace
 
 MIB = 1024 * 1024
 #: A reader and a writer; or what has as many of their methods as the tour needs.
@@ -365,6 +366,37 @@ async def by_terminal(lane: Lane) -> Ends:
     return reader, Typist(transport, send)
 
 
+@lane("serial", "a serial port, a virtual one at whose other end this program is too")
+async def by_serial(lane: Lane) -> Ends:
+    path = lane.folder() / "port"
+    reader, device = await fdtransport.open_pty(link=path)
+    lane.keep(device)
+    _, port = await fdtransport.open_serial(path, 921600)
+    return reader, port
+
+
+@lane("inotify", "files, each read when the kernel tells that it has come")
+async def by_inotify(lane: Lane) -> Ends:
+    elsewhere, watched = lane.folder(), lane.folder()
+    reader, taken = asyncio.StreamReader(), asyncio.Event()
+
+    class Taking(fdtransport.InotifyProtocol):
+        def event_received(self, event: fdtransport.InotifyEvent) -> None:
+            reader.feed_data(event.as_path.read_bytes())
+            taken.set()
+
+    transport, _ = await fdtransport.connect_inotify(Taking)
+    transport.add_watch(watched, fdtransport.InotifyMask.MOVED_TO)
+
+    async def send(data: bytes) -> None:
+        (elsewhere / "file").write_bytes(data)
+        taken.clear()
+        (elsewhere / "file").rename(watched / "file")
+        await taken.wait()
+
+    return reader, Writer(transport, send)
+
+
 @lane("packet fd", "a descriptor with records: one write is one read")
 async def by_packet_fd(lane: Lane) -> Ends:
     ours, theirs = lane.pair(socket.SOCK_SEQPACKET)
@@ -414,6 +446,32 @@ async def by_seqpacket(lane: Lane) -> Ends:
     server = await fdtransport.create_datagram_server(lambda: Unpacking(reader), path, **kind)
     lane.push_async_callback(server.aclose, timeout=1)
     return reader, writer_of(await fdtransport.open_datagram_endpoint(remote_addr=path, **kind))
+
+
+@lane("tun", "UDP through a network interface, to hosts that this program plays")
+async def by_tun(lane: Lane) -> Ends:
+    try:
+        space = lane.enter_context(Namespace())
+        addresses, mtu = ["10.9.0.1/24"], 9000
+        opening = fdtransport.open_tuntap(netns=space, addresses=addresses, mtu=mtu, link_local=False)
+        tun = await lane.enter_async_context(opening)
+    except OSError as exc:
+        text = f"neither root nor inside of `unshare -rn`, or without /dev/net/tun ({exc})"
+        raise NotImplementedError(text) from None
+    sock = space.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("10.9.0.7", 7))
+    packets = await fdtransport.open_datagram_endpoint(sock=sock)
+    reader = asyncio.StreamReader()
+
+    async def send(data: bytes) -> None:
+        for record in records(data):
+            await packets.send(record)
+            packet = await tun.recv()  # IPv4 and UDP: the answer has their addresses and ports swapped
+            addresses, ports = packet[16:20] + packet[12:16], packet[22:24] + packet[20:22]
+            await tun.send(packet[:12] + addresses + ports + packet[24:])
+            reader.feed_data(await packets.recv())
+
+    return reader, Writer(packets.transport, send)
 
 
 # -- the tour ----------------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ class PopenTransport(ProcessTransport):
 
     def kill(self) -> None:
         """Send SIGKILL, if it has not ended. :raises ProcessLookupError: after ``connection_lost``."""
-        self.send_signal(signal.SIGKILL)
+        self._check_there()
+        self.get_extra_info("subprocess").kill()
 
     def _check_there(self) -> None:
         if self._phase is Phase.CLOSED:

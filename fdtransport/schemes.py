@@ -226,6 +226,8 @@ def _check_exec(url: str, options: Mapping[str, Any]) -> None:
         raise EndpointError(f"{url!r}: with 'pty', everything goes to the terminal, 'stderr' too")
     if "size" in options and not options.get("pty"):
         raise EndpointError(f"{url!r}: option 'size' is of a terminal, which 'pty' asks for")
+
+
 async def _tuntap(
     factory: Factory, target: str | None, _mode: str, options: dict[str, Any], *, tap: bool = False
 ) -> tuple[Any, Any]:
@@ -236,8 +238,6 @@ async def _tuntap(
 async def _file(factory: Factory, target: str, mode: str, options: dict[str, Any]) -> tuple[Any, Any]:
     if options.get("follow"):
         return await connect_follow(factory, target, from_end=options.get("from") == "end")
-    if "from" in options:
-        raise EndpointError(f"file:{target}: option 'from' goes with follow")
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if mode == "r":
         flags |= os.O_RDONLY
@@ -385,7 +385,7 @@ SCHEMES: dict[str, Scheme] = {
         {"create": permissions(), "eof": replace(choice("close", "event", "reopen"), modes=("r",))},
         modes=("r", "w"),
     ),
-    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}, modes=("rw",)),
+    "pty": Scheme("pty:/link", path, _pty, {"mode": permissions()}),
     "serial": Scheme(
         "serial:/dev/path",
         path,
@@ -401,7 +401,6 @@ SCHEMES: dict[str, Scheme] = {
             "dtr": flag(),
             "rts": flag(),
         },
-        modes=("rw",),
     ),
     "exec": Scheme("exec:PROGRAM ARGUMENTS", words, _exec, _EXEC, begins=True, check=_check_exec),
     "shell": Scheme("shell:COMMAND LINE", command_line, _shell, _EXEC, begins=True, check=_check_exec),
@@ -421,7 +420,7 @@ SCHEMES: dict[str, Scheme] = {
             "append": replace(flag(), modes=_WRITING),
             "create": replace(choice("yes", "no", "new"), modes=_WRITING),
             "follow": replace(flag(), modes=("r",)),
-            "from": replace(choice("start", "end"), modes=("r",)),
+            "from": replace(choice("start", "end"), modes=("r",), needs="follow"),
         },
         modes=("r", "w"),
     ),

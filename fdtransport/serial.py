@@ -31,6 +31,7 @@ from .serial_reconnect import ReconnectingSerial
 from .serial_transport import SerialTransport, checked_timeout
 from .serial_urls import WINDOWS, open_port, pyserial_asyncio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = [
     "RS485",
@@ -146,7 +147,7 @@ async def connection_for_serial(
 
 async def open_serial_connection(
     *, loop: asyncio.AbstractEventLoop | None = None, limit: int | None = None, **kwargs: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
     """As pyserial-asyncio has it: ``create_serial_connection`` for a reader and a writer."""
     loop = loop or asyncio.get_running_loop()
     reader, protocol = stream_protocol(DEFAULT_LIMIT if limit is None else limit, loop)

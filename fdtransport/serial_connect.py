@@ -17,6 +17,7 @@ from .serial_port import FilePort
 from .serial_transport import SerialTransport, checked_timeout
 from .serial_urls import WINDOWS, open_by_pyserial, open_port, pyserial_asyncio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["StrPath", "connect_serial", "open_serial", "transport_on"]
 
@@ -107,8 +108,11 @@ async def connect_serial(
         baudrate=baudrate, bytesize=bytesize, parity=parity, stopbits=stopbits,  # type: ignore[arg-type]
         xonxoff=xonxoff, rtscts=rtscts,
     )  # fmt: skip
-    if not isinstance(read_gap, Characters) and read_gap is not None and not read_gap > 0:
-        raise ValueError(f"read_gap is a number of seconds above 0, not {read_gap!r}")
+    if isinstance(read_gap, Characters):
+        if max(read_gap.number, read_gap.least) <= 0:
+            raise ValueError(f"read_gap is a time above 0, not {read_gap!r}")
+    elif read_gap is not None and (not isinstance(read_gap, int | float) or not read_gap > 0):
+        raise ValueError(f"read_gap is a number of seconds above 0, or Characters, not {read_gap!r}")
     checked_timeout(close_timeout)
     opening = Opening(
         exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input, low_latency=low_latency,
@@ -129,7 +133,7 @@ async def connect_serial(
 
 async def open_serial(
     url: StrPath, baudrate: int = 9600, *, limit: int = DEFAULT_LIMIT, **options: Any
-) -> tuple[StreamReader, asyncio.StreamWriter]:
+) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
     """A reader and a writer for a serial port; with the options of ``connect_serial``.
 
     *limit*: bytes that ``readline`` and ``readuntil`` accept at most. ``writer.transport`` is the

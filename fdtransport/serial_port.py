@@ -353,7 +353,10 @@ class FilePort(Port):
             raise SerialValueError(exc.errno, text) from exc
 
     def _set_lines(self, on: int, off: int) -> None:
-        serial_line.set_modem_lines(self.file.fd, on, off)
+        try:
+            serial_line.set_modem_lines(self.file.fd, on, off)
+        except OSError as exc:
+            raise serial_error(exc.errno, f"{self.port}: {exc.strerror}") from exc
         lines = (serial_line.DTR, serial_line.RTS)
         self.note_lines(*(True if on & line else False if off & line else None for line in lines))
 
@@ -369,7 +372,10 @@ class FilePort(Port):
         return self.file.asked.baudrate
 
     def _lines(self) -> int:
-        return serial_line.modem_lines(self.file.fd)
+        try:
+            return serial_line.modem_lines(self.file.fd)
+        except OSError as exc:
+            raise serial_error(exc.errno, f"{self.port}: {exc.strerror}") from exc
 
     def _set_break(self, on: bool) -> None:
         serial_line.set_break(self.file.fd, on)

@@ -17,6 +17,7 @@ from .serial_connect import StrPath, connect_serial
 from .serial_port import FilePort
 from .serial_transport import SerialTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
+from .writer import StreamWriter
 
 __all__ = ["ReconnectingSerial"]
 
@@ -73,7 +74,7 @@ class ReconnectingSerial:
         self._on_wait = on_wait
         self._limit = limit
         self._transport: SerialTransport | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._writer: StreamWriter[SerialTransport] | None = None
         self._opened = 0.0
         self._failures = 0
 
@@ -142,7 +143,7 @@ class ReconnectingSerial:
         self._options["baudrate"] = port.asked_baudrate
         self._options.update(port.lines_set)
 
-    async def open(self) -> tuple[StreamReader, asyncio.StreamWriter]:
+    async def open(self) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
         """As ``connect``, for a reader and a writer."""
         loop = asyncio.get_running_loop()
         reader, protocol = stream_protocol(self._limit, loop)
@@ -152,7 +153,7 @@ class ReconnectingSerial:
     def __aiter__(self) -> ReconnectingSerial:
         return self
 
-    async def __anext__(self) -> tuple[StreamReader, asyncio.StreamWriter]:
+    async def __anext__(self) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
         await self.aclose()
         reader, self._writer = await self.open()
         return reader, self._writer

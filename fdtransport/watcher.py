@@ -268,8 +268,8 @@ class Watcher:
         try:
             yield from self._engine.add_root(path, self._follow)
         except NotADirectoryError as exc:
-            what = "it is no directory; to watch a file, watch the directory that it is in"
-            raise NotADirectoryError(exc.errno, what, path) from None
+            what = "to watch a file, watch the directory that it is in"
+            raise NotADirectoryError(exc.errno, f"{exc.strerror}: {what}", path) from None
         except OSError as exc:
             exc.filename = path
             raise as_limit_error(exc) from None
@@ -413,7 +413,8 @@ def watch(
     Whatever appears, moves or goes is told once, under its true path, also when it happens faster than it
     can be told, or when the kernel's queue has run over: then OVERFLOW is told, what has become different,
     and RESCANNED. The events alone, applied to what ``snapshot()`` gave (or with *initial* to nothing), give
-    the tree.
+    the tree. What is already in a new directory when the watch of that begins is told as CREATED, with
+    ``synthetic`` set, and not what was written to it before.
 
     *roots*: directories, or links to some, all str or all bytes; more by ``add``. *recursive*: False for
     what is directly in them. *mask*: what is told of the contents of files, from MODIFY, CLOSE_WRITE,

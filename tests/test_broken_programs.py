@@ -254,6 +254,10 @@ async def test_whoever_pauses_at_an_event_gets_the_last_output_later() -> None:
     class Takes(asyncio.Protocol):
         got = b""
         at_end = -1
+        transport: Any
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
 
         def data_received(self, data: bytes) -> None:
             self.got += data
@@ -262,13 +266,14 @@ async def test_whoever_pauses_at_an_event_gets_the_last_output_later() -> None:
             self.at_end = len(self.got)
 
     events = []
+    protocol = Takes()
 
     def pause(event: TerminalEvent) -> None:
         events.append(event)
-        transport.pause_reading()
-        asyncio.get_running_loop().call_later(0.01, transport.resume_reading)
+        protocol.transport.pause_reading()
+        asyncio.get_running_loop().call_later(0.01, protocol.transport.resume_reading)
 
-    transport, protocol = await spawn_pty(Takes, sys.executable, "-c", HOLDS_BACK, on_event=pause)
+    transport, _ = await spawn_pty(lambda: protocol, sys.executable, "-c", HOLDS_BACK, on_event=pause)
     transport.pause_reading()
     await transport.wait()
     transport.resume_reading()

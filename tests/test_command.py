@@ -873,6 +873,30 @@ def test_a_program_that_cannot_be_started_is_told_in_one_line(tmp_path):
         )
 
 
+def test_options_that_do_not_go_together_and_what_cannot_be_watched_are_told(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    says = "'from' is of use with 'follow' only"
+    url = f"file:{file}?from=end"
+    assert run("-u", url, "-") == (2, b"", f"fdtransport: '{url}': option {says}\n")
+    says = f"{os.strerror(errno.ENOTDIR)}: to watch a file, watch the directory that it is in"
+    assert run(f"watch:{file}", "-") == (1, b"", f"fdtransport: cannot open watch:{file}: {says}\n")
+
+
+def test_what_a_serial_port_says_goes_to_a_file(tmp_path):
+    device, line = pty.openpty()
+    with os.fdopen(device, "wb", buffering=0) as device, os.fdopen(line):
+        url = f"serial:{os.ttyname(line)}?baud=115200"
+        with running(url, f"file:{tmp_path}/log") as command:
+            while not (tmp_path / "log").exists():
+                assert command.poll() is None
+                time.sleep(0.01)
+            device.write(b"measured\n")
+            while (tmp_path / "log").read_bytes() != b"measured\n":
+                assert command.poll() is None
+                time.sleep(0.01)
+
+
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return file.read().split()

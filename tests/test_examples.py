@@ -15,13 +15,15 @@ import subprocess
 import sys
 import threading
 from asyncio.subprocess import PIPE
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from network import why_not
 
 import fdtransport
-from fdtransport.__main__ import _endpoints, _options
+from fdtransport.command_line import endpoints_of, options_of
 from fdtransport.testing.observe import until
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +40,10 @@ QUICK = {
 }
 
 
-def run(*arguments: str, given: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-X", "dev", "-W", "error", *arguments]
+def run(
+    *arguments: str, given: bytes = b"", cwd: Path = ROOT, under: Sequence[str] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    command = [*under, sys.executable, "-X", "dev", "-W", "error", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     unbuffered = {"PYTHONUNBUFFERED": "1"}  # as at a terminal: in order with what programs of theirs print
     result = subprocess.run(
@@ -68,10 +72,10 @@ def test_the_tour_moves_every_byte_through_every_kind() -> None:
     lines = run("-m", "examples.tour", "--size", "1").stdout.decode().splitlines()
     assert lines[-1] == "every byte arrived"
     told = [line for line in lines[1:-1] if " ok " not in line]
-    if shutil.which("openssl") is None:
-        assert [line.split()[0] for line in told] == ["tls", "start_tls"]
-    else:
-        assert told == []
+    absent = ["tls", "start_tls"] if shutil.which("openssl") is None else []
+    absent += ["tun"] if why_not() else []
+    assert [line.split()[0] for line in told] == absent
+    assert all(" not available here: " in line for line in told)
     assert len(lines) >= 20
 
 
@@ -95,6 +99,11 @@ PRINTED = [
     rb"b'Enter passphrase .*: '\nb'.*again: '\nb'\\r\\n' 0",
     rb"TerminalEvent.OPENED\n(TerminalEvent.CHANGED\n)+"
     rb"b'AT\\n' at \(115200, 115200\)\nthe modem says OK(\nTerminalEvent.CLOSED)?",
+    rb"b'21.5 C\\r\\n'\nModemLines\(dtr=True, rts=True, cts=True, dsr=True, ri=False, cd=True\)\n"
+    rb"\[Errno 5\] .*/ttyA: .*the device has gone: unplugged.*",
+    rb"moved tree/book\ncreated tree/book/chapter\nmodified tree/book/chapter\nwritten tree/book/chapter\n"
+    rb"\{'tree': True, 'tree/book': True, 'tree/book/chapter': False\}",
+    rb"demo0 1500 b'anybody there\?'",
     rb"[0-9]+ promises kept",
 ]
 
@@ -117,14 +126,19 @@ def test_a_program_of_the_readme_does_what_it_says(program: str, printed: bytes,
         pytest.skip("the program openssl is not installed")
     if "ssh-keygen" in program and shutil.which("ssh-keygen") is None:
         pytest.skip("the program ssh-keygen is not installed")
-    result = run("-c", program, given=b"abc\n", cwd=folder)
+    private: list[str] = []
+    if "open_tuntap" in program:
+        private = ["unshare", "--map-root-user", "--net"]  # as it tells its reader
+        if subprocess.run([*private, "test", "-w", "/dev/net/tun"], capture_output=True).returncode:
+            pytest.skip("no private network, or no TUN in it")
+    result = run("-c", program, given=b"abc\n", cwd=folder, under=private)
     assert (result.returncode, result.stderr) == (0, b""), result
     assert re.fullmatch(printed + rb"\n", result.stdout), result.stdout
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
-    assert len(_endpoints(_options(shlex.split(line)))) == 2
+    assert len(endpoints_of(options_of(shlex.split(line)))) == 2
 
 
 def test_the_readme_has_commands() -> None:

@@ -106,12 +106,13 @@ async def test_the_end_of_the_input_leaves_the_output_open() -> None:
 
 
 async def test_input_that_it_does_not_want_is_no_error_and_its_output_goes_on() -> None:
-    reader, writer = await open_exec("sh", "-c", "exec <&-; echo closed; read x <$0; echo late; exit 5",
-                                     "/dev/null")  # fmt: skip
+    script = "trap 'echo late; exit 5' USR1; exec <&-; echo closed; while :; do sleep 0.05; done"
+    reader, writer = await open_exec("sh", "-c", script)
     assert await reader.readline() == b"closed\n"
     for _ in range(10):
         writer.write(bytes(100_000))
         await writer.drain()
+    os.kill(writer.transport.pid, signal.SIGUSR1)
     assert await reader.read() == b"late\n"
     assert await writer.transport.finish() == 5  # type: ignore[attr-defined]
     await writer.wait_closed()

@@ -321,7 +321,7 @@ async def test_what_cannot_be_followed_says_so(tmp_path):
         await connect_url(Collecting, f"file:{tmp_path}?follow")
     with pytest.raises(EndpointError, match="of no use for writing"):
         await connect_url(Collecting, f"file:{tmp_path}/x?follow", mode="w")
-    with pytest.raises(EndpointError, match="goes with follow"):
+    with pytest.raises(EndpointError, match="'from' is of use with 'follow' only"):
         await connect_url(Collecting, f"file:{tmp_path}/x?from=end")
 
 

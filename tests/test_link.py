@@ -19,6 +19,7 @@ from fdtransport import Link
 from fdtransport._core import netlink
 from fdtransport._core.netlink import Message
 from fdtransport._core.tun_device import NO_PI, TAP, TUN, open_device
+from fdtransport.testing import FaultPlan
 from fdtransport.testing.observe import until
 
 # -- bytes --------------------------------------------------------------------------------------------
@@ -243,6 +244,13 @@ def test_a_link_that_was_closed_says_so(make: Make, space: Namespace) -> None:
 def test_what_is_no_namespace_is_told(namespace: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         Link("lo", namespace)
+
+
+def test_a_namespace_of_somebody_else_is_not_told_to_be_absent() -> None:
+    with FaultPlan() as plan:
+        plan.fail("open", errno=errno.EACCES)
+        with pytest.raises(PermissionError, match="about the network namespace '/proc/1/ns/net'"):
+            Link("lo", 1)
 
 
 @needs_tuntap

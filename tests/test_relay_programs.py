@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linu
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> float:
     """The seconds after which a silent end is given up, in place of ten."""
-    monkeypatch.setattr(sys.modules["fdtransport.sides"], "SILENCE", 0.2)
-    return 0.2
+    monkeypatch.setattr(sys.modules["fdtransport.sides"], "SILENCE", 1.0)
+    return 1.0
 
 
 @contextlib.asynccontextmanager
@@ -108,7 +108,7 @@ async def test_a_line_goes_to_a_terminal_and_its_end_as_ctrl_d() -> None:
 
 
 async def test_a_terminal_is_hung_up_when_it_is_silent_after_the_end_of_its_input(silence: float) -> None:
-    program = await on_a_terminal("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done; sleep 60", raw=True)
+    program = await on_a_terminal("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done; sleep 60", raw=True)
     async with relayed_to(program) as (task, far):
         far.shutdown_write()
         assert await far.recv_exactly(16) == b"1\n2\n3\n4\n5\n6\n7\n8\n"

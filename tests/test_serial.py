@@ -232,7 +232,8 @@ async def test_what_cannot_be_opened_says_why(port: Terminal, tmp_path: Any) -> 
     wrong: dict[str, Any]
     for wrong in (
         {"baudrate": 0}, {"baudrate": "fast"}, {"baudrate": 9600.0}, {"parity": "X"}, {"parity": []},
-        {"stopbits": True}, {"rtscts": 1}, {"bytesize": None}, {"read_gap": -1}, {"close_timeout": -1},
+        {"stopbits": True}, {"rtscts": 1}, {"bytesize": None}, {"read_gap": -1},
+        {"read_gap": "3"}, {"read_gap": serial.Characters(0)}, {"close_timeout": -1},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             await connect_serial(RecordingProtocol, port.path, **wrong)

@@ -182,9 +182,13 @@ async def test_a_port_without_lines_says_so() -> None:
         for asking in (
             anext(transport.modem_changes()), transport.modem_lines(), transport.set_modem_lines(rts=True)
         ):  # fmt: skip
-            with pytest.raises(SerialError) as caught:
+            with pytest.raises(SerialError, match=f"{port.path}.* no modem lines") as caught:
                 await asking
             assert caught.value.errno == errno.ENOTTY
+        with pytest.raises(SerialError, match=f"{port.path}.* no modem lines"):
+            transport.serial.rts = False
+        with pytest.raises(SerialError, match=f"{port.path}.* no modem lines"):
+            _ = transport.serial.cts
         with pytest.raises(ValueError, match="no RS-485"):
             transport.serial.rs485_mode = None
         transport.serial.baudrate = 4800  # nothing stays of what was refused

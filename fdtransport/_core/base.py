@@ -384,7 +384,8 @@ class BaseTransport(Backpressure):
         # In a process that was forked it is a copy. The pollers are shared with the parent (epoll(7)).
         copied = handle is not None and handle.inherited
         try:
-            if not copied:
+            # Without a descriptor it was closed, by a thread perhaps, and its loop before it could tell.
+            if handle is not None and not copied:
                 warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=1, source=self)
         finally:
             self._state = State.CLOSED

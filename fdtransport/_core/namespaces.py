@@ -89,7 +89,9 @@ def _opened(namespace: Namespace) -> Iterator[int]:
     try:
         fd = syscalls.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as exc:
-        raise OSError(exc.errno, f"{exc.strerror}: there is no network namespace {path!r}") from None
+        absent = exc.errno in (errno.ENOENT, errno.ESRCH)
+        what = "there is no network namespace" if absent else "it is about the network namespace"
+        raise OSError(exc.errno, f"{exc.strerror}: {what} {path!r}") from None
     try:
         yield fd
     finally:

@@ -240,7 +240,7 @@ def _why_not_opened(path: str, exc: OSError) -> str:
     if exc.errno == errno.EACCES:
         return f"{text}; the user must be in the group of the device (ls -l {path})"
     if exc.errno == errno.ENOENT:
-        return f"{text}; python -m serial.tools.list_ports lists those that are there"
+        return f"{text}; python -m serial.tools.list_ports, of pyserial, lists those that are there"
     if exc.errno == errno.EBUSY:
         return f"{text}; {_HOLDER}"
     return text

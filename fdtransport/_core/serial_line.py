@@ -226,16 +226,25 @@ def refused(wanted: SerialSettings, got: SerialSettings) -> str:
 def modem_lines(fd: int) -> int:
     """TIOCMGET of ioctl_tty(2). :raises OSError: ENOTTY or EINVAL, there are none."""
     answer = array.array("i", [0])
-    syscalls.ioctl(fd, termios.TIOCMGET, answer)
+    _lines_call(fd, termios.TIOCMGET, answer)
     return answer[0]
 
 
 def set_modem_lines(fd: int, on: int, off: int = 0) -> None:
     """Set and clear DTR and RTS; what is in neither stays as it is. TIOCMBIS and TIOCMBIC."""
     if off:
-        syscalls.ioctl(fd, termios.TIOCMBIC, struct.pack("i", off))
+        _lines_call(fd, termios.TIOCMBIC, struct.pack("i", off))
     if on:
-        syscalls.ioctl(fd, termios.TIOCMBIS, struct.pack("i", on))
+        _lines_call(fd, termios.TIOCMBIS, struct.pack("i", on))
+
+
+def _lines_call(fd: int, request: int, argument: Any) -> None:
+    try:
+        syscalls.ioctl(fd, request, argument)
+    except OSError as exc:
+        if exc.errno in NO_SUCH:
+            raise OSError(exc.errno, "there are no modem lines; a pair of terminals has none") from exc
+        raise
 
 
 #: What a driver answers to a call that it does not have.
