@@ -28,6 +28,7 @@ _NAMES = (
     InotifyMask.CREATE | InotifyMask.MOVE | InotifyMask.DELETE | InotifyMask.ATTRIB
     | InotifyMask.ONLYDIR | InotifyMask.MASK_ADD
 )  # fmt: skip
+_MODIFY = int(InotifyMask.MODIFY)
 _CONTENTS = InotifyMask.MODIFY | InotifyMask.ATTRIB
 #: Links that the kernel follows one after the other, see path_resolution(7).
 LINKS = 40
@@ -40,16 +41,22 @@ class _Stirring(InotifyProtocol):
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()
+        self.names = True  # whether more than the contents of files may have changed
         self._exc: BaseException | None = None
 
+    def names_have_changed(self) -> None:
+        self.names = True
+        self.happened.set()
+
     def events_received(self, events: list[InotifyEvent]) -> None:
+        self.names = self.names or any(event.mask != _MODIFY for event in events)
         self.happened.set()
 
     def overflow_received(self) -> None:
-        self.happened.set()
+        self.names_have_changed()
 
     def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:
-        self.happened.set()
+        self.names_have_changed()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._exc = exc
@@ -142,7 +149,7 @@ class _Follower:
         used.add(watch)
         if watch not in self._directories:
             self._directories.add(watch)
-            self._stirring.happened.set()  # look again: what happened before is not told
+            self._stirring.names_have_changed()  # look again: what happened before is not told
         return True
 
     async def read(self) -> bytes:
@@ -194,7 +201,9 @@ class _Follower:
         while True:
             # First, and only then looked at: what comes later sets it again.
             self._stirring.happened.clear()
-            self.watch_names()
+            if self._stirring.names:
+                self._stirring.names = False
+                self.watch_names()
             while data := await self.read():
                 yield data
             if self.was_cut():
