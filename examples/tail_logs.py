@@ -108,6 +108,8 @@ def main() -> int:
         help="of its own log (default 1000)",
     )
     args = parser.parse_args()
+    if args.log is not None and args.url is None:
+        parser.error("a log goes to a URL, as in tcp://collector:7000")
     return run_command(run(args.log, args.url, args.lines))
 
 

@@ -26,6 +26,7 @@ class Sink(asyncio.BaseProtocol):
     def __init__(self) -> None:
         self.lost: bool = False
         self._paused: asyncio.Future[None] | None = None
+        self.reader: FedTransport | None = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport: PipeTransport = transport
@@ -41,6 +42,8 @@ class Sink(asyncio.BaseProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = True
         self.resume_writing()
+        if self.reader is not None and not isinstance(exc, BrokenPipeError | None):
+            self.reader._force_close(exc)  # before the pipe is closed, which would be a clean end
 
     async def write(self, data: bytes) -> None:
         """Write, and wait while the reader is behind. :raises BrokenPipeError: there is no reader."""
@@ -66,7 +69,7 @@ class FedTransport(PipeTransport):
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         feeder, self._feeder = self._feeder, None
         if feeder is not None and not self._loop.is_closed():
-            feeder.cancel()
+            self._loop.call_soon(feeder.cancel)  # a task that has not begun would not clean up
         return super()._let_go(how)
 
 
@@ -90,7 +93,12 @@ async def connect_fed(
         sink_transport.abort()
         syscalls.close(reading)
         raise
-    transport._feeder = asyncio.ensure_future(_feed(feed, sink, transport))
+    sink.reader = transport
+    feeder = asyncio.ensure_future(_feed(feed, sink, transport))
+    if transport._rfd < 0:
+        asyncio.get_running_loop().call_soon(feeder.cancel)  # the protocol has closed it already
+    else:
+        transport._feeder = feeder
     return transport, protocol
 
 
@@ -99,7 +107,7 @@ async def _feed(feed: Callable[[Sink], Awaitable[None]], sink: Sink, transport: 
         await feed(sink)
     except BrokenPipeError:
         pass  # nobody reads any more
-    except OSError as exc:
+    except Exception as exc:
         transport._force_close(exc)
     finally:
         sink.transport.close()

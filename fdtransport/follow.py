@@ -24,8 +24,16 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 _FLAGS: int = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))
 READ_SIZE = 64 * 1024
-_NAMES = InotifyMask.CREATE | InotifyMask.MOVE | InotifyMask.DELETE
+_NAMES = (
+    InotifyMask.CREATE | InotifyMask.MOVE | InotifyMask.DELETE | InotifyMask.ATTRIB
+    | InotifyMask.ONLYDIR | InotifyMask.MASK_ADD
+)  # fmt: skip
+_MODIFY = int(InotifyMask.MODIFY)
 _CONTENTS = InotifyMask.MODIFY | InotifyMask.ATTRIB
+#: Links that the kernel follows one after the other, see path_resolution(7).
+LINKS = 40
+#: Why what is at the path cannot be read now; it may be another time.
+_NOT_NOW = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)
 
 
 class _Stirring(InotifyProtocol):
@@ -33,15 +41,31 @@ class _Stirring(InotifyProtocol):
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()
+        self.names = True  # whether more than the contents of files may have changed
+        self._exc: BaseException | None = None
+
+    def names_have_changed(self) -> None:
+        self.names = True
+        self.happened.set()
 
     def events_received(self, events: list[InotifyEvent]) -> None:
+        self.names = self.names or any(event.mask != _MODIFY for event in events)
         self.happened.set()
 
     def overflow_received(self) -> None:
-        self.happened.set()
+        self.names_have_changed()
 
     def watch_removed(self, watch: InotifyWatch, reason: WatchEnd) -> None:
+        self.names_have_changed()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._exc = exc
         self.happened.set()
+
+    def check(self) -> None:
+        """:raises OSError: nothing will wake anybody any more."""
+        if self._exc is not None:
+            raise self._exc
 
 
 class _Follower:
@@ -52,7 +76,8 @@ class _Follower:
         self._transport = transport
         self._stirring = stirring
         self._watch: InotifyWatch | None = None
-        self._directory: InotifyWatch | None = None
+        self._directories: set[InotifyWatch] = set()
+        self._refused: tuple[int, int, int] | None = None  # what could not be opened, and as it was then
         self.fd = -1
         self._position = 0
 
@@ -60,40 +85,72 @@ class _Follower:
         """Take the file at the path. :raises OSError: there is none."""
         fd = syscalls.open(self.path, os.O_RDONLY | _FLAGS)
         try:
-            mode = syscalls.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                raise EndpointError(
-                    f"{self.path!r} is {syscalls.kind(mode)}, and only a file can be followed"
-                )
-            self._unwatch()
+            there = syscalls.fstat(fd)
+            if not stat.S_ISREG(there.st_mode):
+                what = syscalls.kind(there.st_mode)
+                raise EndpointError(f"{self.path!r} is {what}, and only a file can be followed")
+            if self.fd >= 0 and os.path.samestat(there, syscalls.fstat(self.fd)):
+                raise FileNotFoundError(errno.ENOENT, "it is the same file again", self.path)
             # By the descriptor: the path may be another file's by now.
             watched = f"/proc/self/fd/{fd}"
-            self._watch = self._transport.add_watch(watched, _CONTENTS, keep_moved=True)
+            watch = self._transport.add_watch(watched, _CONTENTS, keep_moved=True)
         except BaseException:
             syscalls.close(fd)
             raise
         self.close()
-        self.fd, self._position = fd, 0
+        if self._watch is not None:
+            self._watch.remove()
+        self.fd, self._position, self._watch = fd, 0, watch
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             syscalls.close(fd)
 
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
-
     def to_end(self) -> None:
         self._position = syscalls.lseek(self.fd, 0, os.SEEK_END)
 
     def watch_names(self) -> None:
-        """Notice what happens to the path; the directory may be another one than before."""
-        if self._directory is None or not self._directory.active:
-            directory = os.path.dirname(self.path) or "."
-            with contextlib.suppress(OSError):
-                self._directory = self._transport.add_watch(directory, _NAMES)
+        """Notice what happens to the path, and to every link on the way; directories may be new ones."""
+        place, used = self.path, set[InotifyWatch]()
+        for _ in range(LINKS):
+            directory = os.path.dirname(place)
+            try:
+                place = os.path.join(directory, syscalls.readlink(place))
+            except OSError as exc:
+                if exc.errno == errno.EINVAL:  # it is there, and no link
+                    self._watch_directory(directory, used)
+                else:
+                    self._watch_missing(directory, used)
+                break
+            self._watch_directory(directory, used)
+        for watch in self._directories - used:
+            watch.remove()
+        self._directories = used
+
+    def _watch_missing(self, directory: str, used: set[InotifyWatch]) -> None:
+        """Notice when *directory* comes or goes: a file of it that is open keeps it from being told.
+
+        The one above is watched first, for then what happens to the one below is known.
+        """
+        while True:
+            above = os.path.dirname(directory)
+            self._watch_directory(above, used)
+            if self._watch_directory(directory, used) or above == directory:
+                return
+            directory = above
+
+    def _watch_directory(self, directory: str, used: set[InotifyWatch]) -> bool:
+        """Watch what has that path now; false if nothing has."""
+        try:
+            watch = self._transport.add_watch(directory, _NAMES)
+        except OSError as exc:
+            return exc.errno not in (errno.ENOENT, errno.ENOTDIR)
+        used.add(watch)
+        if watch not in self._directories:
+            self._directories.add(watch)
+            self._stirring.names_have_changed()  # look again: what happened before is not told
+        return True
 
     async def read(self) -> bytes:
         """What comes next in the file, without waiting for more than the disk."""
@@ -121,13 +178,32 @@ class _Follower:
             there = syscalls.stat(self.path)
         except OSError:
             return False
-        return bool(there.st_size) and not os.path.samestat(there, syscalls.fstat(self.fd))
+        if not there.st_size or not stat.S_ISREG(there.st_mode) or self._refused == _state(there):
+            return False
+        return not os.path.samestat(there, syscalls.fstat(self.fd))
+
+    def take_successor(self) -> bool:
+        """Go on with the file at the path; false if that cannot be: it may be given to us only later."""
+        try:
+            there = syscalls.stat(self.path)
+            self.open()
+        except EndpointError:
+            return False  # it is no file any more
+        except OSError as exc:
+            if exc.errno not in _NOT_NOW:
+                raise
+            if exc.errno == errno.EACCES:
+                self._refused = _state(there)
+            return False
+        return True
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         while True:
             # First, and only then looked at: what comes later sets it again.
             self._stirring.happened.clear()
-            self.watch_names()
+            if self._stirring.names:
+                self._stirring.names = False
+                self.watch_names()
             while data := await self.read():
                 yield data
             if self.was_cut():
@@ -135,8 +211,7 @@ class _Follower:
             if self.successor_has_begun():
                 while data := await self.read():
                     yield data  # the last words of the old one
-                with contextlib.suppress(FileNotFoundError):
-                    self.open()
+                if self.take_successor():
                     continue
             await self._watch_successor()
 
@@ -149,12 +224,16 @@ class _Follower:
                 if self.successor_has_begun():
                     self._stirring.happened.set()
         try:
-            if self._transport.is_closing():
-                raise OSError(errno.EBADF, "watching the file has ended")
             await self._stirring.happened.wait()
+            self._stirring.check()
         finally:
-            if watch is not None:
+            # It may have been the file that is read after all.
+            if watch is not None and watch is not self._watch and watch not in self._directories:
                 watch.remove()
+
+
+def _state(there: os.stat_result) -> tuple[int, int, int]:
+    return there.st_dev, there.st_ino, there.st_ctime_ns
 
 
 async def connect_follow(
@@ -164,8 +243,8 @@ async def connect_follow(
 
     When the file is renamed or deleted and another one takes its path (rotation), what is left in the old
     one comes first; the new one is begun when there is something in it. When it is cut short it is read from
-    its beginning again; what is cut and written anew to a greater length before anybody could look is not
-    noticed. *from_end*: skip what is in it now.
+    its beginning again; what is cut and written anew to at least that length before anybody could look is
+    not noticed. *from_end*: skip what is in it now.
 
     Returns ``(transport, protocol)`` after ``connection_made``. Cancelling is safe.
 
@@ -176,9 +255,9 @@ async def connect_follow(
 
         transport, protocol = await connect_follow(MyProtocol, "/var/log/syslog", from_end=True)
     """
-    here = os.getcwd()
+    place = os.path.join("" if os.path.isabs(path) else os.getcwd(), os.fsdecode(path))
     transport, stirring = await connect_inotify(_Stirring)
-    follower = _Follower(os.path.join(here, path), transport, stirring)
+    follower = _Follower(place, transport, stirring)
     try:
         follower.open()
         if from_end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ._core.watch_difference import Difference, compacted
@@ -33,8 +34,17 @@ class Subscription:
     is held up by it.
     """
 
-    def __init__(self, engine: Engine, maxsize: int, settle: float, batch: bool, text: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        maxsize: int,
+        settle: float,
+        batch: bool,
+        text: bool,
+        leave: Callable[[Subscription], object],
+    ) -> None:
         check_options(maxsize, settle)
+        self._leave = leave
         self._engine = engine
         self._maxsize = maxsize
         self._settle = settle
@@ -73,6 +83,13 @@ class Subscription:
             waiter.set_result(None)
 
     # -- for the caller -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Listen no more: what waits can be had, and then comes the end; the watcher goes on. Idempotent."""
+        if not self._ended:
+            self._missed = None
+            self._leave(self)
+            self._end()
 
     async def get(self) -> Any:
         """The next event; with ``batch``, the list of all that have come. Cancelling is safe: none is lost.

@@ -74,6 +74,7 @@ class Watcher:
         self._doing: set[asyncio.Future[None]] = set()
         self._closed = False
         self._telling = True
+        self._adding: str | None = None  # the root that is, and whose contents are not told
 
     def _plain(self, root: str | bytes) -> str:
         if isinstance(root, bytes) is self._text:
@@ -89,7 +90,7 @@ class Watcher:
         """The root that *path* is in."""
         assert self._engine is not None
         for root in self._engine.tree.roots:
-            if path == root or path.startswith(root if root == "/" else root + "/"):
+            if is_in(path, root):
                 return root
         return path
 
@@ -107,10 +108,10 @@ class Watcher:
             fd = syscalls.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as exc:
             raise as_limit_error(exc) from None
-        self._engine = Engine(
-            Files(fd, self._mask), self._tell, recursive=self._recursive, ignored=self._ignored
-        )
         try:
+            self._engine = Engine(
+                Files(fd, self._mask), self._tell, recursive=self._recursive, ignored=self._ignored
+            )
             self._transport, _ = await open_transport(InotifyTransport, lambda: _Records(self), fd)
         except BaseException:
             syscalls.close(fd)
@@ -140,11 +141,16 @@ class Watcher:
             # The kernel takes its time to close an instance, for each watch that it has.
             transport.set_protocol(_Nothing())
             until = time.perf_counter() + SLICE
-            for number in list(engine.tree.by_wd):
-                engine.files.unwatch(number)
-                if time.perf_counter() > until:
-                    await asyncio.sleep(0)
-                    until = time.perf_counter() + SLICE
+            try:
+                for number in list(engine.tree.by_wd):
+                    if transport.is_closing():
+                        break  # by somebody else meanwhile: its descriptor may be another's
+                    engine.files.unwatch(number)
+                    if time.perf_counter() > until:
+                        await asyncio.sleep(0)
+                        until = time.perf_counter() + SLICE
+            finally:
+                transport.close()  # also if this is cancelled
         await transport.aclose()
 
     def _end(self, exc: BaseException | None) -> None:
@@ -197,8 +203,12 @@ class Watcher:
         await future
 
     def subscribe(self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False) -> Subscription:
-        """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``."""
-        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text)
+        """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``.
+
+        It costs what waits in it until its ``close()``, or that of the watcher.
+        """
+        leave = self._subscriptions.remove
+        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text, leave)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -239,13 +249,22 @@ class Watcher:
     def _tell(self, change: Change, node: Node | None) -> None:
         if change.error is not None:
             change = change._replace(error=as_limit_error(change.error))
-        if self._telling or change.kind is Kind.ERROR or change.kind is Kind.MOUNT:
+        if self._is_told(change):
             for subscription in self._subscriptions:
                 subscription._put(change, node)
 
+    def _is_told(self, change: Change) -> bool:
+        """Whether it is no news only of what is there at first."""
+        if change.kind is Kind.ERROR or change.kind is Kind.MOUNT:
+            return True
+        if self._adding is None or not self._telling:
+            return self._telling
+        # What has left another root is news.
+        return not is_in(change.path if change.old_path is None else change.old_path, self._adding)
+
     def _add(self, path: str) -> Steps:
         assert self._engine is not None
-        telling, self._telling = self._telling, self._telling and self._initial
+        self._adding = None if self._initial else path
         try:
             yield from self._engine.add_root(path, self._follow)
         except NotADirectoryError as exc:
@@ -255,7 +274,7 @@ class Watcher:
             exc.filename = path
             raise as_limit_error(exc) from None
         finally:
-            self._telling = telling
+            self._adding = None
 
     def _remove(self, path: str) -> Steps:
         assert self._engine is not None
@@ -270,7 +289,7 @@ class Watcher:
         def steps() -> Steps:
             try:
                 yield from task()
-            except (OSError, ValueError) as exc:
+            except Exception as exc:  # also what the program's own ignore raises
                 if not future.done():
                     future.set_exception(exc)
                 return
@@ -344,6 +363,11 @@ class Watcher:
         self._idle.clear()
 
 
+def is_in(path: str, root: str) -> bool:
+    """Whether *path* is *root* or below it."""
+    return path == root or path.startswith(root if root == "/" else root + "/")
+
+
 class _Nothing(asyncio.BaseProtocol):
     """The protocol when what comes is of no use any more."""
 
@@ -403,7 +427,8 @@ def watch(
     `Subscription`.
 
     Errors come when it is entered, see ``Watcher.__aenter__``; later ones as events of kind ERROR, and the
-    watcher goes on. A move of a directory above a root is not told by the kernel. See inotify(7).
+    watcher goes on. A move of a directory above a root is not told by the kernel, nor that a root which is a
+    link leads elsewhere: ``rescan`` sees it. See inotify(7).
     """
     return Watcher(
         roots,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 from test_inotify import touch
 
-from fdtransport import EndpointError, connect_url, open_url
+from fdtransport import EndpointError, connect_url, open_url, watch
+from fdtransport._core import syscalls
+from fdtransport.follow import connect_follow
+from fdtransport.testing import sweep
 from fdtransport.testing.observe import idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -141,6 +145,157 @@ async def test_a_directory_that_goes_and_comes_again_is_no_end(follow, tmp_path)
     log.unlink()
     log.write_text("3")
     await read.has(b"123")
+
+
+async def test_directories_above_may_go_and_come_again_one_by_one(follow, tmp_path):
+    log = tmp_path / "a" / "b" / "log"
+    os.makedirs(log.parent)
+    log.write_text("1")
+    read = await follow(log)
+    await read.has(b"1")
+    # The directory is not told to have gone as long as the file is open.
+    shutil.rmtree(tmp_path / "a")
+    await turns(20)
+    os.mkdir(tmp_path / "a")
+    await turns(20)
+    os.mkdir(tmp_path / "a" / "b")
+    await turns(20)
+    log.write_text("2")
+    await read.has(b"12")
+    shutil.rmtree(tmp_path / "a")
+    os.makedirs(log.parent)
+    log.write_text("3")
+    await read.has(b"123")
+
+
+async def test_a_link_is_followed_to_where_the_file_is_rotated_and_when_it_leads_elsewhere(follow, tmp_path):
+    for name in ("files", "links", "logs"):
+        (tmp_path / name).mkdir()
+    file, link, log = tmp_path / "files" / "f", tmp_path / "links" / "f", tmp_path / "logs" / "f"
+    file.write_text("1")
+    link.symlink_to("../files/f")
+    log.symlink_to(link)
+    read = await follow(log)
+    await read.has(b"1")
+    file.rename(tmp_path / "files" / "f.1")
+    await turns(20)
+    file.write_text("2")
+    await read.has(b"12")
+    (tmp_path / "files" / "g").write_text("3")
+    (tmp_path / "new").symlink_to("../files/g")
+    (tmp_path / "new").rename(link)
+    await read.has(b"123")
+    append(tmp_path / "files" / "g", "4")
+    await read.has(b"1234")
+
+
+async def test_what_is_no_file_at_the_path_is_waited_out(follow, tmp_path):
+    log = tmp_path / "log"
+    log.write_text("1")
+    read = await follow(log)
+    await read.has(b"1")
+    log.unlink()
+    log.mkdir()
+    touch(log / "inner")
+    await turns(20)
+    shutil.rmtree(log)
+    for make in (os.mkfifo, lambda path: os.symlink(path, path), lambda path: os.symlink(tmp_path, path)):
+        make(log)
+        await turns(20)
+        log.unlink()
+    log.write_text("2")
+    await read.has(b"12")
+    append(log, "3")
+    await read.has(b"123")
+
+
+async def test_a_successor_that_nobody_may_read_yet_is_begun_when_it_can_be(follow, tmp_path, monkeypatch):
+    # As logrotate makes it: first the file, then its owner and mode.
+    log = tmp_path / "log"
+    log.write_text("1")
+    read = await follow(log)
+    await read.has(b"1")
+    opened, refused = syscalls.open, []
+
+    def open_(path, *args, **kwargs):
+        if path == str(log) and not log.stat().st_mode & 0o004:
+            refused.append(path)
+            raise PermissionError(errno.EACCES, "not yet", path)
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(syscalls, "open", open_)
+    new = tmp_path / "new"
+    new.write_text("2")
+    new.chmod(0o600)
+    new.rename(log)
+    await until(lambda: refused, "it was tried", SOON)
+    await turns(20)
+    assert len(refused) < 4  # it is not tried again and again
+    log.chmod(0o644)
+    await read.has(b"12")
+    append(log, "3")
+    await read.has(b"123")
+
+
+async def test_a_failing_system_call_is_told_and_is_never_a_silence_nor_a_clean_end(tmp_path):
+    number = 0
+
+    async def scenario():
+        nonlocal number
+        number += 1
+        log = tmp_path / str(number) / "log"
+        log.parent.mkdir()
+        log.write_text("1")
+        transport, protocol = await connect_url(Collecting, f"file:{log}?follow")
+
+        async def has(data):
+            await until(lambda: protocol.data == data or protocol.lost, "it comes, or the loss", SOON)
+            if protocol.lost:
+                raise protocol.lost[0] or AssertionError("a clean end")
+
+        try:
+            await has(b"1")
+            log.rename(tmp_path / "log.1")
+            log.write_text("2")
+            await has(b"12")
+        finally:
+            transport.abort()
+            await transport.aclose()
+
+    names = ("inotify_add_watch", "open", "fstat", "stat", "read", "readlink", "pipe", "write")
+    async for outcome in sweep(scenario, names, (errno.EINTR, errno.EIO), timeout=SOON, at_most=4):
+        assert not outcome.hung, str(outcome)
+        assert not outcome.leaked, str(outcome)
+        assert outcome.error is None or isinstance(outcome.error, OSError), str(outcome)
+
+
+async def test_a_protocol_that_closes_at_once_leaves_nothing_behind(tmp_path):
+    class Closing(Collecting):
+        def connection_made(self, transport):
+            transport.abort()
+
+    before = asyncio.all_tasks()
+    (tmp_path / "log").write_text("1")
+    for url in (f"file:{tmp_path}/log?follow", f"watch:{tmp_path}"):
+        transport, _ = await connect_url(Closing, url)
+        await transport.aclose()
+        await until(lambda: asyncio.all_tasks() <= before, "nothing runs any more", SOON)
+
+
+async def test_a_file_is_followed_by_its_path_though_the_working_directory_was_deleted(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "log").write_text("1")
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    transport, protocol = await connect_follow(Collecting, os.fsencode(tmp_path / "log"))
+    await protocol.has(b"1")
+    transport.abort()
+    await transport.aclose()
+    async with watch(tmp_path):
+        pass
+    for opening in (connect_follow(Collecting, "log"), watch("d").__aenter__()):
+        with pytest.raises(FileNotFoundError):
+            await opening
 
 
 async def test_a_slow_reader_holds_the_file_and_not_the_memory(tmp_path):

@@ -17,12 +17,14 @@ from tree_oracle import Replay, differ, walked
 
 from fdtransport import InotifyMask, WatchKind, watch, watcher
 from fdtransport._core.inotify_limits import watch_numbers
+from fdtransport._core.watch_files import Files
 from fdtransport.testing import sweep
 from fdtransport.testing.observe import LoopTurns, idle_cost, turns, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
 K = WatchKind
+SOON = 10
 
 
 async def told(w, root: Path | None = None):
@@ -242,6 +244,36 @@ async def test_a_pattern_with_a_slash_is_for_the_path_below_the_root(tmp_path):
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("quick", [True, False])
+async def test_what_changes_places_with_something_ignored_is_watched(quick, tmp_path):
+    for name in ("d", "ignored"):
+        os.makedirs(tmp_path / name / f"in {name}")
+        touch(tmp_path / f"{name}.txt")
+    async with watch(tmp_path, ignore="ignored*") as w:
+        for turn in range(4):
+            for end in ("", ".txt"):
+                pair = str(tmp_path / f"ignored{end}"), str(tmp_path / f"d{end}")
+                exchange(*pair[:: 1 if turn % 2 else -1])
+                if not quick:
+                    await w.ready()
+            await w.ready()
+            there = {path: d for path, d in walked(str(tmp_path)).items() if "/ignored" not in path}
+            assert differ(there, w.snapshot()) == ""
+        touch(tmp_path / "d" / "f")
+        assert ("created", "d/f") in await told(w, tmp_path)
+
+
+async def test_what_is_ignored_by_its_path_is_so_after_moves_that_were_not_told(tmp_path):
+    os.makedirs(tmp_path / "a" / "b" / "x" / "deep")
+    os.makedirs(tmp_path / "a" / "b" / "y")
+    async with watch(tmp_path, ignore=["a/b/x", "new/a/b/y"]) as w:
+        os.mkdir(tmp_path / "new")
+        (tmp_path / "a").rename(tmp_path / "new" / "a")  # found by the listing of new
+        await w.ready()
+        below = sorted(path[len(str(tmp_path)) :].lstrip("/") for path in w.snapshot())
+        assert below == ["", "new", "new/a", "new/a/b", "new/a/b/x", "new/a/b/x/deep"]
+
+
 async def test_what_is_renamed_to_an_ignored_name_moves_out_and_back_in(tmp_path):
     os.makedirs(tmp_path / "d" / "e")
     touch(tmp_path / "f")
@@ -322,6 +354,25 @@ async def test_a_consumer_that_is_slow_costs_itself_an_overflow_and_is_repaired(
         touch(tmp_path / "next")
         await w.ready()
         assert short(await slow.get(), tmp_path) == ("created", "next")
+
+
+async def test_a_consumer_that_is_closed_costs_nothing_any_more_and_ends_after_what_had_come(tmp_path):
+    async with watch(tmp_path) as w:
+        full, waiting = w.subscribe(maxsize=1), w.subscribe()
+        ending = asyncio.ensure_future(waiting.get())
+        await turns()
+        waiting.close()
+        with pytest.raises(EOFError):
+            await ending
+        for name in "ab":
+            (tmp_path / name).mkdir()
+        await w.ready()
+        full.close()
+        full.close()
+        (tmp_path / "c").mkdir()
+        assert await told(w, tmp_path) == [("created", "a"), ("created", "b"), ("created", "c")]
+        assert [short(event, tmp_path) async for event in full] == [("created", "a")]
+        assert w._subscriptions == [aiter(w)]
 
 
 async def test_a_batch_has_all_that_have_come(tmp_path):
@@ -411,6 +462,16 @@ async def test_roots_can_be_added_and_removed(tmp_path):
         assert w.snapshot() == walked(str(two))
 
 
+async def test_what_moves_to_a_root_that_is_being_added_is_told_to_have_moved(tmp_path):
+    os.makedirs(tmp_path / "r" / "d" / "e")
+    os.makedirs(tmp_path / "s" / "inner")
+    async with watch(tmp_path / "r") as w:
+        (tmp_path / "r" / "d").rename(tmp_path / "s" / "d")
+        await w.add(tmp_path / "s")
+        assert await told(w, tmp_path) == [("moved", "r/d", "s/d")]
+        assert w.snapshot().keys() == walked(*w.roots).keys()
+
+
 async def test_roots_in_each_other_are_refused(tmp_path):
     os.makedirs(tmp_path / "a" / "b")
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
@@ -478,6 +539,35 @@ async def test_a_root_that_is_followed_may_come_go_and_come_again(tmp_path):
 # -- when it goes wrong ----------------------------------------------------------------------------
 
 
+async def test_roots_that_are_followed_may_change_places_and_move_into_each_other(tmp_path):
+    one, other = str(tmp_path / "one"), str(tmp_path / "x" / "other")
+    os.makedirs(one + "/a")
+    os.makedirs(other + "/b")
+    async with watch(one, other, follow_root=True, initial=True) as w:
+        replay = Replay()
+
+        async def check():
+            await w.ready()
+            while aiter(w)._queue:
+                replay.one(await aiter(w).get())
+            assert differ(walked(one, other), w.snapshot()) == ""
+            assert differ(walked(one, other), replay.paths) == ""
+            assert replay.faults == []
+
+        exchange(one, other)
+        await check()
+        os.rename(one, other + "/inner")
+        os.mkdir(one)
+        await check()
+        os.rename(other + "/inner", one)  # over the empty one
+        await check()
+        touch(one + "/f")
+        os.rename(one, other + "/inner")
+        await check()
+        os.rename(other + "/inner", one)
+        await check()
+
+
 async def test_an_overflow_of_the_kernel_is_told_with_what_it_hid(tmp_path):
     (tmp_path / "d").mkdir()
     async with watch(tmp_path, maxsize=100_000) as w:
@@ -507,6 +597,29 @@ async def test_listing_a_large_tree_lets_others_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become nobody")
+async def test_what_cannot_be_read_is_told_once_and_has_only_moved_when_it_moves(tmp_path, monkeypatch):
+    for name in ("locked", "once"):
+        os.makedirs(tmp_path / "a" / name)
+    watcher_ = watch(tmp_path)
+    opened, closed = Files.open_in, ["locked"]
+
+    def open_in(self, directory, name):
+        if name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return opened(self, directory, name)
+
+    monkeypatch.setattr(Files, "open_in", open_in)
+    async with watcher_ as w:
+        assert await told(w, tmp_path) == [("error", "a/locked")]
+        closed += ["other", "once", "twice"]
+        (tmp_path / "a" / "locked").rename(tmp_path / "other")
+        (tmp_path / "a" / "once").rename(tmp_path / "twice")
+        assert await told(w, tmp_path) == [("moved", "a/locked", "other"), ("moved", "a/once", "twice")]
+        touch(tmp_path / "twice" / "f")  # it was opened before, and is watched still
+        assert ("created", "twice/f") in await told(w, tmp_path)
+        assert w.snapshot() == walked(str(tmp_path))
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path):
     for directory in (tmp_path, *tmp_path.parents[:-2]):
         directory.chmod(0o755)
@@ -673,6 +786,71 @@ async def test_cancelling_while_a_tree_is_listed_leaves_nothing_behind(tmp_path)
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await entering
+
+
+async def test_cancelling_twice_leaves_nothing_behind(tmp_path):
+    for n in range(2000):
+        (tmp_path / str(n)).mkdir()
+    w = watch(tmp_path)
+
+    async def hold():
+        async with w:
+            entered.set()
+            await asyncio.sleep(SOON)
+
+    entered = asyncio.Event()
+    holding = asyncio.ensure_future(hold())
+    await entered.wait()
+    holding.cancel()
+    await turns(1)
+    holding.cancel()  # while the watches are taken away
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    assert w._transport.is_closing()
+    await turns(3)
+
+
+async def test_closing_twice_at_once_touches_no_descriptor_that_is_closed(tmp_path, monkeypatch):
+    for n in range(1000):
+        (tmp_path / str(n)).mkdir()
+    w = await watch(tmp_path).__aenter__()
+    unwatch, late = w._engine.files.unwatch, []
+
+    def unwatch_(number):
+        late.extend([number] if w._transport.is_closing() else [])
+        unwatch(number)
+
+    monkeypatch.setattr(w._engine.files, "unwatch", unwatch_)
+    monkeypatch.setattr(watcher, "SLICE", 0)
+    closing = [asyncio.ensure_future(w.aclose())]
+    await turns(100)
+    closing.append(asyncio.ensure_future(w.aclose()))
+    await asyncio.gather(*closing)
+    assert not late
+
+
+async def test_what_the_function_of_the_program_raises_comes_where_it_can_be_caught(tmp_path, reports):
+    def ignore(path, is_dir):
+        if wrong:
+            raise KeyError(path)
+
+    wrong = True
+    os.makedirs(tmp_path / "r" / "d")
+    os.makedirs(tmp_path / "s" / "d")
+    with pytest.raises(KeyError):
+        await watch(tmp_path / "r", ignore=ignore).__aenter__()
+    wrong = False
+    async with watch(tmp_path / "r", ignore=ignore) as w:
+        wrong = True
+        with pytest.raises(KeyError):
+            await w.add(tmp_path / "s")
+        assert w.roots == (str(tmp_path / "r"),)
+        with pytest.raises(KeyError):
+            await w.rescan()
+        wrong = False
+        touch(tmp_path / "r" / "f")
+        assert ("created", "f") in await told(w, tmp_path / "r")
+    assert reports == []
 
 
 async def test_closing_ends_what_is_waited_for(tmp_path):

@@ -6,8 +6,10 @@ A few storms by default. ``FDTRANSPORT_STORMS=many`` runs 200 of 3,000 operation
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storm import flood
+from storm import exchange, flood
 from tree_oracle import Replay, differ, walked
 from watchers_side_by_side import compare
 
@@ -245,10 +247,27 @@ async def ignoring(stage: Stage, seed: int, operations: int) -> None:
         await check(w, listener, stage.roots, kept)
 
 
+async def ignoring_by_place(stage: Stage, seed: int, operations: int) -> None:
+    """What is ignored depends on the path, and so on every move of a directory above."""
+
+    def ignored(path: str, _is_dir: bool = False) -> bool:
+        return not path[len(stage.roots[0]) :].count("/") % 3 and os.path.basename(path)[0] in "abcde"
+
+    def kept(path: str) -> bool:
+        inner = path[len(stage.roots[0]) + 1 :].split("/")
+        return not any(ignored("/".join([stage.roots[0], *inner[:n]])) for n in range(1, len(inner) + 1))
+
+    async with watch(*stage.roots, initial=True, ignore=ignored) as w:
+        listener = Listener(w)
+        await stage.storm(seed, operations)
+        await check(w, listener, stage.roots, kept)
+
+
 WAYS = {
     way.__name__: way
     for way in (
         plain, existing, blocked, overflowing, losing, piecemeal, slow_consumers, changing_roots, ignoring,
+        ignoring_by_place,
     )
 }  # fmt: skip
 TREES = {"changing_roots": 4, "plain": 2}
@@ -260,6 +279,58 @@ TREES = {"changing_roots": 4, "plain": 2}
 async def test_what_was_told_is_what_is_there(way, seed, tmp_path):
     stage = Stage(tmp_path, TREES.get(way, 1))
     await WAYS[way](stage, seed, 3000 if MANY else 700)
+
+
+class Roots:
+    """What can happen to roots themselves, and above them."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.random = str(path), random.Random(seed)
+        self.roots = [f"{path}/r", f"{path}/p/q/r"]
+        self.away = [f"{path}/away1", f"{path}/away2"]
+        for each in (*self.roots, *self.away):
+            os.makedirs(f"{each}/a")
+
+    def happen(self) -> None:
+        pick, root = self.random.choice, self.random.choice(self.roots)
+        with contextlib.suppress(OSError):
+            match self.random.randrange(11):
+                case 0:
+                    shutil.rmtree(root)
+                case 1 | 2:
+                    os.makedirs(f"{root}/{pick('abc')}/{pick('xyz')}", exist_ok=True)
+                case 3:
+                    os.rename(root, pick(self.away))
+                case 4:
+                    os.rename(pick(self.away), root)
+                case 5:
+                    exchange(*self.roots)
+                case 6:
+                    exchange(root, pick(self.away))
+                case 7:
+                    os.rename(f"{root}/{pick('abc')}", f"{pick(self.roots)}/{pick('abc')}")
+                case 8:
+                    os.close(os.open(f"{root}/{pick('abc')}/f", os.O_CREAT | os.O_WRONLY))
+                case 9:
+                    os.rename(root, f"{pick(self.roots)}/{pick('abc')}")
+                case 10:
+                    shutil.rmtree(f"{self.path}/p")
+
+
+@pytest.mark.parametrize("seed", range(200) if MANY else range(3))
+async def test_roots_are_followed_whatever_happens_to_them(seed, tmp_path):
+    stage = Roots(tmp_path, seed)
+    async with watch(*stage.roots, initial=True, follow_root=True) as w:
+        listener = Listener(w)
+        for _ in range(300):
+            stage.happen()
+            for _ in range(stage.random.choice((0, 0, 0, 1, 3))):
+                await asyncio.sleep(0)
+        await w.ready()
+        replay = await listener.caught_up()
+        there = walked(*stage.roots)
+        assert (differ(there, w.snapshot()), differ(there, replay.paths)) == ("", "")
+        assert replay.faults == []
 
 
 def test_the_comparison_with_others_finds_nothing_missing_here():

@@ -88,7 +88,7 @@ class Engine(TreeRoots):
     @property
     def settled(self) -> bool:
         """Whether nothing is open about the records that were fed."""
-        open_questions = self.pairs or self.unsure or self.tree.orphans or self._recovering
+        open_questions = self.pairs or self.unsure or self.vacant or self.tree.orphans or self._recovering
         return not (self._records or self.tasks or open_questions)
 
     def work(self) -> Steps:
@@ -137,7 +137,7 @@ class Engine(TreeRoots):
                 if mask & _TO:  # it has a name now that is ignored
                     leaving = self.pairs.take(cookie)
                     if leaving is not None:
-                        self.give_up(leaving)
+                        self._hide(leaving)
             elif mask & _ISDIR:
                 yield from self._directory(node, mask, cookie, name)
             else:
@@ -232,7 +232,8 @@ class Engine(TreeRoots):
             self.doubt(parent)
         else:
             try:
-                opened = self.open_entry(directory, parent, name)
+                known = leaving is not None and leaving.holds
+                opened = self.open_entry(directory, parent, name, known)
             finally:
                 self.files.close(directory)
         if opened is None:
@@ -248,7 +249,7 @@ class Engine(TreeRoots):
                 self.files.close(fd)
         if fresh is not None:
             yield from self.scan(fresh, fd)
-        elif leaving is not None and self.ignored is not None:
+        elif self.ignored is not None:
             yield from self._ignore_anew(parent, name)
 
     def _ignore_anew(self, parent: Node, name: str) -> Steps:
@@ -331,6 +332,7 @@ class Engine(TreeRoots):
     # -- when the queue is empty --------------------------------------------------------------
 
     def _settle(self) -> Steps:
+        yield from self.await_vacant()
         for node, since in list(self.unsure.items()):
             if node.alive and self.clock() - max(since, self._heard) > DESPAIR:
                 del self.unsure[node]
@@ -362,22 +364,31 @@ class Engine(TreeRoots):
 
     def _end(self, leaving: Leaving) -> None:
         """Nothing was heard of it. It has gone, unless it never left: see where it was."""
-        parent, node = leaving.parent, leaving.node
-        directory = self.open(parent) if leaving.holds else None
-        if directory is None:
-            if leaving.holds and self.clock() - max(leaving.since, self._heard) < DESPAIR:
-                self.doubt(parent)  # that is where it was, but not where it is thought to be
-            else:
-                self.give_up(leaving)
-            return
-        try:
-            if node is None:
-                stays = self.files.has_file(directory, leaving.name)
-            else:
-                stays = node.wd >= 0 and self.is_there(node)
-        finally:
-            self.files.close(directory)
+        stays = self._stays(leaving) if leaving.holds else None
         if stays:
             self.pairs.drop(leaving)
+        elif stays is None and leaving.holds and self.clock() - max(leaving.since, self._heard) < DESPAIR:
+            self.doubt(leaving.parent)  # that is where it was, but not where it is thought to be
         else:
             self.give_up(leaving)
+
+    def _hide(self, leaving: Leaving) -> None:
+        """It has a name now that is ignored; if two were exchanged, what had that name is in its place."""
+        stays = self._stays(leaving)
+        if stays and (leaving.node is not None or leaving.perhaps):
+            return
+        self.give_up(leaving)
+        if stays is None:
+            self.doubt(leaving.parent)
+
+    def _stays(self, leaving: Leaving) -> bool | None:
+        """Whether it, or a file for a file, is still where it was; None if nobody can look."""
+        directory = self.open(leaving.parent)
+        if directory is None:
+            return None
+        try:
+            if leaving.node is None:
+                return self.files.has_file(directory, leaving.name)
+            return leaving.node.wd >= 0 and self.is_there(leaving.node)
+        finally:
+            self.files.close(directory)

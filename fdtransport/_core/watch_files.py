@@ -31,11 +31,19 @@ class Files:
 
     def __init__(self, inotify: int, mask: int) -> None:
         self._inotify = inotify
-        self._here = os.getcwd()  # what relative paths are relative to, whatever becomes of it
+        # What relative paths are relative to, whatever becomes of it.
+        try:
+            self._here = os.getcwd()
+        except FileNotFoundError:
+            self._here = ""
         self._mask = mask | _MODE
 
     def absolute(self, path: str) -> str:
-        return path if path[0] == "/" else f"{self._here}/{path}"
+        if path[0] == "/":
+            return path
+        if not self._here:
+            raise FileNotFoundError(errno.ENOENT, "the working directory was deleted", path)
+        return f"{self._here}/{path}"
 
     def open(self, path: str, *, follow: bool) -> int:
         return syscalls.open(self.absolute(path), os.O_RDONLY | _FLAGS | (0 if follow else _NOFOLLOW))

@@ -66,14 +66,42 @@ class TreeRoots(TreeScan):
         fd = self.files.open(path, follow=True)
         try:
             number = self.files.watch(fd, ROOT)
-            if number in self.tree.by_wd:
-                there = self.tree.path(self.tree.by_wd[number])
-                raise ValueError(f"{path!r} is watched already, as {there!r}")
+            known = self.tree.by_wd.get(number)
+            if known is not None:
+                if self.is_there(known):
+                    raise ValueError(f"{path!r} is watched already, as {self.tree.path(known)!r}")
+                self._has_moved(known)
             root = self.tree.add_root(path, number, synthetic)
         except BaseException:
             self.files.close(fd)
             raise
-        yield from self.scan(root, fd, every=True)
+        try:
+            yield from self.scan(root, fd, every=True)
+        except Exception:  # of the function that says what is ignored
+            self.tree.remove_root(root, Kind.UNWATCHED)
+            raise
+
+    def _has_moved(self, node: Node) -> None:
+        """What was in a tree, or a root, is at the path of a root now; the record of that is to come."""
+        if node.parent is None:
+            self.root_has_moved(node)
+            return
+        leaving = self.pairs.at(node.parent, node.name)
+        if leaving is not None:
+            self.give_up(leaving)
+        else:
+            self.doubt(node.parent)
+            self.tree.remove(node.parent, node.name, Kind.MOVED_OUT, 0, True)
+
+    def await_vacant(self) -> Steps:
+        """See what is where roots were that moved."""
+        while self.vacant:
+            path = self.vacant.pop()
+            if path in self.follow:
+                if path not in self.tree.roots:
+                    yield from self._await(path)
+            else:
+                self._bereft = not self.tree.roots
 
     def remove_root(self, path: str) -> None:
         """:raises ValueError: it is no root."""
@@ -117,7 +145,7 @@ class TreeRoots(TreeScan):
                     self.tree.say(Kind.ERROR, None, path, True, 0, True, error=exc)
                     return
             except ValueError:
-                return
+                pass  # it is in another tree as well
             else:
                 self._close_gates(path)
                 return

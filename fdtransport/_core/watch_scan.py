@@ -52,8 +52,11 @@ class TreeScan:
         self.pairs: Pairs = Pairs()
         #: Directories that may not be as they were told, and since when.
         self.unsure: dict[Node, float] = {}
-        self._deep: list[Node] = []  # too deep for the scan that found them
+        #: Too deep for the scan that found them, or moved; and whether to look at all that is below.
+        self._later: list[tuple[Node, bool]] = []
         self.round: int = 0  # of looking at everything; what was not listed in it is not sure
+        #: Paths of roots that were found to have moved: something else may be there now.
+        self.vacant: list[str] = []
         self._refused = 0  # the errno of the last watch that was refused
         #: The errno of a directory that is perhaps where it should be, and could not be opened.
         self.obstacle: int = 0
@@ -96,10 +99,12 @@ class TreeScan:
     def doubt(self, node: Node) -> None:
         self.unsure.setdefault(node, self.clock())
 
-    def open_entry(self, directory: int, parent: Node, name: str) -> tuple[int, int] | None:
+    def open_entry(
+        self, directory: int, parent: Node, name: str, known: bool = False
+    ) -> tuple[int, int] | None:
         """*name* in the opened *directory* as descriptor and number of its watch; None if that cannot be.
 
-        Why it cannot is told, unless it has gone.
+        Why it cannot is told, unless it has gone, or is *known* from where it was before.
         """
         fd = -1
         try:
@@ -110,7 +115,7 @@ class TreeScan:
                 self.files.close(fd)
             if exc.errno in SCARCE:
                 self.doubt(parent)  # not now
-            elif exc.errno not in _GONE:
+            elif exc.errno not in _GONE and not known:
                 self._cannot(parent, name, exc)
             return None
         self._refused = 0
@@ -201,7 +206,7 @@ class TreeScan:
             if self.is_there(node) or parent.is_below(node):
                 self._second(parent, name)
                 return None
-            tree.remove_root(node, Kind.MOVED_OUT, True)
+            self.root_has_moved(node)
             node = None
         if node is not None:
             if parent.is_below(node):
@@ -230,6 +235,11 @@ class TreeScan:
                 return entry
         self.vacate(parent, name)
         return tree.add_dir(parent, name, number, cookie, synthetic)
+
+    def root_has_moved(self, root: Node) -> None:
+        """A root was seen elsewhere, before the record of its move."""
+        self.vacant.append(root.name)
+        self.tree.remove_root(root, Kind.MOVED_OUT, True)
 
     def _obstructed(self, node: Node, number: int) -> None:
         """A directory that is watched cannot be looked at any more."""
@@ -277,8 +287,12 @@ class TreeScan:
                     continue
                 fd, number = opened
                 yield
+                known = self.tree.by_wd.get(number)
+                before = known and (known.parent, known.name)
                 fresh = self.claim(node, name, number)
                 entry = fresh or node.entries.get(name)
+                if known and known is entry and before != (node, name) and self.ignored is not None:
+                    self._later.append((entry, True))  # that may depend on the path
                 if entry is None or entry.wd != number or not (fresh or every):
                     files.close(fd)
                     fd = -1
@@ -287,7 +301,7 @@ class TreeScan:
                 if -1 != inner != device != -1 and not entry.mount:
                     self._mount(entry)
                 if len(stack) >= DEPTH:
-                    self._deep.append(entry)
+                    self._later.append((entry, every))
                     files.close(fd)
                     fd = -1
                     continue
@@ -300,8 +314,8 @@ class TreeScan:
                 files.close(fd)
             for _, fd, _, _ in stack:
                 files.close(fd)
-        while self._deep:
-            yield from self.look(self._deep.pop(), every)
+        while self._later:
+            yield from self.look(*self._later.pop())
 
     def look(self, node: Node, every: bool = False) -> Steps:
         """As ``scan``, by the path of *node*; if that does not lead to it, it stays unsure."""
