@@ -34,6 +34,8 @@ LARGEST = 65535
 IP_HEADER = 20
 #: Bytes of an Ethernet header with one VLAN tag.
 ETHERNET = 18
+#: Full batches of one wake-up.
+BATCHES = 4
 _PI = 4  # struct tun_pi: flags, protocol
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 
@@ -60,9 +62,9 @@ class TunTapTransport(PacketTransport):
     """IP packets (TUN) or Ethernet frames (TAP) as datagrams; made by ``connect_tuntap``.
 
     *file*: a descriptor that is attached to an interface. The protocol is an ``asyncio.DatagramProtocol``
-    as of UDP; one that has ``packets_received(records)`` gets the list of ``(packet, address)`` of a
-    wake-up, up to 64 packets or 256 KiB, in one call, and one that has ``link_changed(state)`` is told when
-    the link goes up or down or changes its MTU (see ``connect_tuntap``).
+    as of UDP; one that has ``packets_received(records)`` gets a list of ``(packet, address)`` in one call,
+    up to 64 packets or 256 KiB, and up to four such lists a wake-up; one that has ``link_changed(state)`` is
+    told when the link goes up or down or changes its MTU (see ``connect_tuntap``).
 
     A packet is never cut. What the kernel refuses (EINVAL: it is no packet; EIO: the link is down) or would
     let pass although it does not fit (EMSGSIZE: more than the MTU) is told to ``error_received``, and the
@@ -224,6 +226,13 @@ class TunTapTransport(PacketTransport):
         if self._paused:
             self._readable_but_paused()
             return
+        # A turn of the loop costs as much as ten packets.
+        for _ in range(BATCHES):
+            if not self._take_batch() or self._paused or not self._state.reads:
+                break
+
+    def _take_batch(self) -> bool:
+        """Read and deliver one; whether it was a full one, behind which there may be more."""
         # The loop over the packets runs in C, and what came before an error stays in the list: a call of
         # Python per packet would cost a third of what the kernel takes for it.
         budget, total, error = self._budget, 0, None
@@ -245,6 +254,7 @@ class TunTapTransport(PacketTransport):
         self._deliver(list(zip(packets, repeat(self._address))))
         if error is not None and self._state.reads:
             self._read_failed(error)
+        return error is None and len(packets) >= RECORDS
 
     def _read_split(self) -> None:
         self._read()
