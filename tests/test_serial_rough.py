@@ -1,0 +1,115 @@
+"""A serial port whose program, device or machine does what nobody would."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import termios
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from serial_ends import terminal
+
+from fdtransport import ReconnectingSerial, SerialError, connect_serial, serial_reconnect
+from fdtransport._core import serial_line, syscalls
+from fdtransport.testing import (
+    FaultPlan,
+    RecordingBufferedProtocol,
+    RecordingProtocol,
+    SerialPair,
+    serial_pair,
+)
+from fdtransport.testing.observe import until
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[SerialPair]:
+    async with serial_pair() as made:
+        yield made
+
+
+async def end(*transports: Any) -> None:
+    for transport in transports:
+        await transport.aclose(timeout=1)
+
+
+class Gate:
+    """Holds the threads that make a certain call of the kernel until the test lets them go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        call = getattr(serial_line, name)
+
+        def wait(*args: Any, **options: Any) -> Any:
+            self.reached.set()
+            assert self._open.wait(5)
+            return call(*args, **options)
+
+        monkeypatch.setattr(serial_line, name, wait)
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def wait_until_reached(self) -> None:
+        await until(self.reached.is_set, "the call is made")
+
+
+# -- waiting for a device --------------------------------------------------------------------------------
+
+
+async def test_a_port_that_is_busy_for_a_very_long_time_is_still_waited_for() -> None:
+    waits: list[SerialError] = []
+    with terminal() as device:
+        other, _ = await connect_serial(RecordingProtocol, device.path)
+        port = ReconnectingSerial(device.path, first=1e-6, most=1e-6, on_wait=waits.append)
+        port._failures = 1022  # 85 minutes of it, with the usual pauses
+        waiting = asyncio.ensure_future(port.connect(RecordingProtocol))
+        await until(lambda: len(waits) > 10 or waiting.done(), "it was tried often")
+        await end(other)
+        await waiting
+        await port.aclose()
+
+
+async def test_a_directory_that_appears_while_the_watch_is_set_up_is_seen(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = serial_reconnect.file_events
+    directory = tmp_path / "by-id"
+    waits: list[SerialError] = []
+
+    @contextlib.contextmanager
+    def late(places: Any) -> Iterator[Any]:
+        directory.mkdir(exist_ok=True)  # after it was looked for, and before anybody watches
+        with watch(places) as events:
+            yield events
+
+    monkeypatch.setattr(serial_reconnect, "file_events", late)
+    with terminal() as device:
+        port = ReconnectingSerial(directory / "device", on_wait=waits.append)
+        waiting = asyncio.ensure_future(port.connect(RecordingProtocol))
+        await until(lambda: waits, "it was looked for")
+        os.symlink(device.path, directory / "device")
+        async with asyncio.timeout(3):
+            await waiting
+        await port.aclose()
+
+
+async def test_a_directory_that_was_renamed_and_made_anew_is_watched(tmp_path: Any) -> None:
+    directory = tmp_path / "by-id"
+    directory.mkdir()
+    waits: list[SerialError] = []
+    with terminal() as device:
+        port = ReconnectingSerial(directory / "device", on_wait=waits.append)
+        waiting = asyncio.ensure_future(port.connect(RecordingProtocol))
+        await until(lambda: waits, "it was looked for")
+        directory.rename(tmp_path / "former")
+        directory.mkdir()
+        os.symlink(device.path, directory / "device")
+        async with asyncio.timeout(3):
+            await waiting
+        await port.aclose()
