@@ -113,3 +113,89 @@ async def test_a_directory_that_was_renamed_and_made_anew_is_watched(tmp_path: A
         async with asyncio.timeout(3):
             await waiting
         await port.aclose()
+
+
+# -- cancelled at the wrong moment -----------------------------------------------------------------------
+
+
+async def test_an_edge_is_told_to_the_next_who_waits_if_the_first_was_cancelled(
+    pair: SerialPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    changes = transport.modem_changes("cts")
+    gate = Gate(monkeypatch, "modem_lines")
+    pair.a.set_line("cts", True)
+    waiting = asyncio.ensure_future(changes.__anext__())
+    await gate.wait_until_reached()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.open()
+    async with asyncio.timeout(3):
+        change = await changes.__anext__()
+    assert change.lines.cts
+    assert change.edges == {"cts": 1}
+    await end(transport)
+
+
+async def test_a_break_ends_however_often_it_is_cancelled(
+    pair: SerialPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    uart = pair.a.uart
+    gate = Gate(monkeypatch, "set_break")
+    sending = asyncio.ensure_future(transport.send_break(30))
+    await gate.wait_until_reached()
+    for _ in range(3):
+        sending.cancel()
+        await asyncio.sleep(0)
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await end(transport)
+    assert uart is not None
+    assert not uart._break
+
+
+async def test_a_port_that_is_closed_during_a_break_ends_it(pair: SerialPair) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    uart = pair.a.uart
+    assert uart is not None
+    sending = asyncio.ensure_future(transport.send_break(30))
+    await until(lambda: uart._break, "it has begun")
+    await end(transport)
+    assert not uart._break
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+
+async def test_two_who_reconfigure_at_once_both_have_their_way(pair: SerialPair) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path)
+    for rate in (300, 600, 1200, 2400, 4800):
+        parity = "E" if transport.settings.parity == "N" else "N"
+        await asyncio.gather(
+            transport.reconfigure(baudrate=rate, drain=False),
+            transport.reconfigure(parity=parity, drain=False),
+        )
+        assert (transport.settings.baudrate, transport.settings.parity) == (rate, parity)
+    await end(transport)
+
+
+async def test_what_is_reconfigured_while_the_port_is_closed_is_put_back_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with terminal() as device:
+        kept = os.open(device.path, os.O_RDWR | os.O_NOCTTY)
+        before = termios.tcgetattr(kept)
+        transport, protocol = await connect_serial(RecordingProtocol, device.path, 300)
+        gate = Gate(monkeypatch, "configured")
+        changing = asyncio.ensure_future(transport.reconfigure(baudrate=115200))
+        await gate.wait_until_reached()
+        transport.abort()
+        await asyncio.sleep(0.05)  # in which the port would be closed
+        gate.open()
+        await asyncio.gather(changing, return_exceptions=True)
+        await until(lambda: protocol.lost, "the loss came")
+        assert termios.tcgetattr(kept) == before
+        os.close(kept)
