@@ -199,3 +199,36 @@ async def test_what_is_reconfigured_while_the_port_is_closed_is_put_back_as_well
         await until(lambda: protocol.lost, "the loss came")
         assert termios.tcgetattr(kept) == before
         os.close(kept)
+
+
+# -- put back --------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_fails_while_a_port_is_put_back_leaves_the_others() -> None:
+    with terminal() as device:
+        kept = os.open(device.path, os.O_RDWR | os.O_NOCTTY)
+        before = termios.tcgetattr(kept)
+        transport, _ = await connect_serial(RecordingProtocol, device.path, 300)
+        with FaultPlan() as plan:
+            plan.fail("ioctl", errno=errno.EINVAL)
+            transport.abort()
+            await transport.aclose()
+        assert termios.tcgetattr(kept) == before
+        os.close(kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_copy_of_the_process_leaves_the_port_of_the_first_one_alone() -> None:
+    with terminal() as device:
+        transport, protocol = await connect_serial(RecordingProtocol, device.path, 300)
+        before = serial_line.attributes_of(transport.fileno())
+        pid = os.fork()
+        if not pid:
+            transport.__del__()
+            os._exit(0)
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        assert serial_line.attributes_of(transport.fileno()) == before
+        with pytest.raises(SerialError):  # it is still exclusive
+            await connect_serial(RecordingProtocol, device.path)
+        await end(transport)
