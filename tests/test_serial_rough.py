@@ -232,3 +232,28 @@ async def test_a_copy_of_the_process_leaves_the_port_of_the_first_one_alone() ->
         with pytest.raises(SerialError):  # it is still exclusive
             await connect_serial(RecordingProtocol, device.path)
         await end(transport)
+
+
+# -- frames ----------------------------------------------------------------------------------------------
+
+
+async def test_a_frame_that_is_being_gathered_goes_to_a_new_protocol_of_the_other_kind(
+    pair: SerialPair,
+) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, pair.a.path, read_gap=0.1)
+    pair.a.receive(b"one")
+    await until(lambda: transport._frame, "it is being gathered")
+    new = RecordingBufferedProtocol()
+    transport.set_protocol(new)
+    pair.a.receive(b"two")
+    await until(lambda: len(new.received) >= 6 or transport.is_closing(), "all came")
+    assert new.received == b"onetwo"
+    await end(transport)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1, "soon"])
+async def test_a_time_that_is_none_is_refused(pair: SerialPair, seconds: Any) -> None:
+    with pytest.raises(ValueError, match="close_timeout"):
+        await connect_serial(RecordingProtocol, pair.a.path, close_timeout=seconds)
+    with pytest.raises(ValueError, match="read_gap"):
+        await connect_serial(RecordingProtocol, pair.a.path, read_gap=seconds)
