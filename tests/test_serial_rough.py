@@ -257,3 +257,23 @@ async def test_a_time_that_is_none_is_refused(pair: SerialPair, seconds: Any) ->
         await connect_serial(RecordingProtocol, pair.a.path, close_timeout=seconds)
     with pytest.raises(ValueError, match="read_gap"):
         await connect_serial(RecordingProtocol, pair.a.path, read_gap=seconds)
+
+
+# -- virtual ports ---------------------------------------------------------------------------------------
+
+
+async def test_all_ports_can_be_unplugged_while_a_fault_plan_holds() -> None:
+    before = syscalls.ioctl
+    async with serial_pair() as pair:
+        with FaultPlan():
+            pair.a.unplug()
+            pair.b.unplug()
+        pair.a.plug()
+    assert syscalls.ioctl is before
+
+
+async def test_a_virtual_port_whose_link_was_deleted_can_be_unplugged() -> None:
+    before = syscalls.ioctl
+    async with serial_pair() as pair:
+        os.unlink(pair.a.path)
+    assert syscalls.ioctl is before
