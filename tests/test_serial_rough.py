@@ -221,7 +221,7 @@ async def test_a_call_that_fails_while_a_port_is_put_back_leaves_the_others() ->
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_copy_of_the_process_leaves_the_port_of_the_first_one_alone() -> None:
     with terminal() as device:
-        transport, protocol = await connect_serial(RecordingProtocol, device.path, 300)
+        transport, _ = await connect_serial(RecordingProtocol, device.path, 300)
         before = serial_line.attributes_of(transport.fileno())
         pid = os.fork()
         if not pid:

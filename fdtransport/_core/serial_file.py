@@ -49,8 +49,8 @@ class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
     __slots__ = (
-        "_before", "_latency_before", "_lock", "_locked", "_ours", "_process", "_rs485_before", "asked", "device", "fd", "opening",
-        "path", "rs485_by_hand", "settings",
+        "_before", "_latency_before", "_lock", "_locked", "_ours", "_process", "_rs485_before", "asked",
+        "device", "fd", "opening", "path", "rs485_by_hand", "settings",
     )  # fmt: skip
 
     def __init__(
