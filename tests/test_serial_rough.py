@@ -9,6 +9,7 @@ import os
 import termios
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from serial_ends import terminal
 
 from fdtransport import ReconnectingSerial, SerialError, connect_serial, serial_reconnect
 from fdtransport._core import serial_line, syscalls
+from fdtransport.serial import RS485
 from fdtransport.testing import (
     FaultPlan,
     RecordingBufferedProtocol,
@@ -199,6 +201,20 @@ async def test_what_is_reconfigured_while_the_port_is_closed_is_put_back_as_well
         await until(lambda: protocol.lost, "the loss came")
         assert termios.tcgetattr(kept) == before
         os.close(kept)
+
+
+async def test_a_port_with_its_direction_by_hand_is_closed_by_the_only_thread_that_there_is(
+    pair: SerialPair,
+) -> None:
+    with ThreadPoolExecutor(1) as only:
+        asyncio.get_running_loop().set_default_executor(only)
+        for turns in range(30):  # whichever question is being asked then
+            transport, protocol = await connect_serial(RecordingProtocol, pair.a.path, rs485=RS485())
+            transport.write(bytes(200))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            transport.close()
+            await until(lambda: protocol.lost, "the loss came")
 
 
 # -- put back --------------------------------------------------------------------------------------------
