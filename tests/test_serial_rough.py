@@ -17,7 +17,7 @@ from serial_ends import terminal
 
 from fdtransport import ReconnectingSerial, SerialError, connect_serial, serial_reconnect
 from fdtransport._core import serial_line, syscalls
-from fdtransport.serial import RS485
+from fdtransport.serial import RS485, Characters
 from fdtransport.testing import (
     FaultPlan,
     RecordingBufferedProtocol,
@@ -214,7 +214,7 @@ async def test_a_port_with_its_direction_by_hand_is_closed_by_the_only_thread_th
             for _ in range(turns):
                 await asyncio.sleep(0)
             transport.close()
-            await until(lambda: protocol.lost, "the loss came")
+            await until(lambda protocol=protocol: protocol.lost, "the loss came")
 
 
 # -- put back --------------------------------------------------------------------------------------------
@@ -267,12 +267,34 @@ async def test_a_frame_that_is_being_gathered_goes_to_a_new_protocol_of_the_othe
     await end(transport)
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), -1, "soon"])
-async def test_a_time_that_is_none_is_refused(pair: SerialPair, seconds: Any) -> None:
-    with pytest.raises(ValueError, match="close_timeout"):
-        await connect_serial(RecordingProtocol, pair.a.path, close_timeout=seconds)
-    with pytest.raises(ValueError, match="read_gap"):
-        await connect_serial(RecordingProtocol, pair.a.path, read_gap=seconds)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"close_timeout": NAN}, {"close_timeout": -1}, {"close_timeout": "soon"},
+        {"read_gap": NAN}, {"read_gap": -1}, {"read_gap": "soon"},
+        {"read_gap": Characters(NAN)}, {"read_gap": Characters("x")}, {"read_gap": Characters(-1)},  # type: ignore[arg-type]
+        {"rs485": 5}, {"on_line_error": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_what_is_no_such_thing_is_refused(pair: SerialPair, option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=name):
+        await connect_serial(RecordingProtocol, pair.a.path, **option)
+
+
+async def test_a_path_may_be_bytes(pair: SerialPair) -> None:
+    transport, _ = await connect_serial(RecordingProtocol, os.fsencode(pair.a.path))  # type: ignore[arg-type]
+    await end(transport)
+
+
+async def test_an_expression_for_a_port_may_have_brackets() -> None:
+    with pytest.raises(SerialError) as caught:
+        await connect_serial(RecordingProtocol, "hwgrep://[Nn]o such [device]")
+    assert caught.value.errno == errno.ENODEV
 
 
 # -- virtual ports ---------------------------------------------------------------------------------------
