@@ -109,23 +109,28 @@ async def connect_serial(
         xonxoff=xonxoff, rtscts=rtscts,
     )  # fmt: skip
     if isinstance(read_gap, Characters):
-        if max(read_gap.number, read_gap.least) <= 0:
+        if not all(isinstance(part, int | float) for part in read_gap) or not max(read_gap) > 0:
             raise ValueError(f"read_gap is a time above 0, not {read_gap!r}")
     elif read_gap is not None and (not isinstance(read_gap, int | float) or not read_gap > 0):
         raise ValueError(f"read_gap is a number of seconds above 0, or Characters, not {read_gap!r}")
     checked_timeout(close_timeout)
+    if rs485 is not None and not isinstance(rs485, RS485):
+        raise ValueError(f"rs485 is an RS485 or None, not {rs485!r}")
+    if on_line_error is not None and not callable(on_line_error):
+        raise ValueError(f"on_line_error is a function or None, not {on_line_error!r}")
+    path = os.fsdecode(url)
     opening = Opening(
         exclusive=exclusive, dtr=dtr, rts=rts, hang_up=hupcl, discard=discard_input, low_latency=low_latency,
         rs485=rs485, mark_errors=on_line_error is not None,
     )  # fmt: skip
     if WINDOWS:
-        instance = await open_by_pyserial(os.fspath(url), settings, opening, {})
+        instance = await open_by_pyserial(path, settings, opening, {})
         loop = asyncio.get_running_loop()
         connected: tuple[Any, P] = await pyserial_asyncio().connection_for_serial(
             loop, protocol_factory, instance
         )
         return connected
-    port = await open_port(os.fspath(url), settings, opening, allow)
+    port = await open_port(path, settings, opening, allow)
     if isinstance(port, FilePort):
         port.on_line_error = on_line_error
     return await transport_on(None, protocol_factory, port, read_gap, close_timeout)

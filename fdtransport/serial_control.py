@@ -16,7 +16,7 @@ from ._core.serial_error import SerialError, serial_error
 from ._core.serial_file import DEPARTURES
 from ._core.serial_frames import FrameReading
 from ._core.serial_line import Counters
-from ._core.serial_sending import Sending
+from ._core.serial_sending import Break, Sending
 from ._core.serial_settings import SerialSettings, SettingsChanges
 from ._core.serial_threads import PumpedPort
 from .errors import Meaning, meaning
@@ -31,12 +31,14 @@ T = TypeVar("T")
 class LineControl(FrameReading):
     """See the module's first lines. What may be a question to a device is asked in a thread."""
 
-    __slots__ = ("_pump", "_serial")
+    __slots__ = ("_break", "_pump", "_serial")
 
     #: The port: one of ours, or pyserial's.
     _serial: Any
     #: What moves its bytes, if it has no descriptor of its own.
     _pump: PumpedPort | None
+    #: The last one that was sent.
+    _break: Break | None
 
     # -- settings -------------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ class LineControl(FrameReading):
             await self.drain_wire()
         port = self._serial
         if isinstance(port, FilePort):
-            await self._off_loop(lambda fd: port.file.configure(replace(port.settings, **changes), fd))
+            await self._off_loop(lambda fd: port.file.change(fd, **changes))
         elif isinstance(port, Port):
             for name, value in changes.items():
                 setattr(port, name, value)
@@ -183,21 +185,20 @@ class LineControl(FrameReading):
     async def send_break(self, duration: float = 0.25) -> None:
         """Hold the line at 0 for *duration* seconds, after everything that was written has left.
 
-        Cancelling is safe: it ends the break.
+        Cancelling is safe: it ends the break, and so does closing the port.
         """
         await self.drain_wire()
         port = self._serial
         if self._pump is not None:
             await self._off_loop(lambda _fd: port.send_break(duration))
             return
-        begun = asyncio.ensure_future(self._off_loop(lambda fd: serial_line.set_break(fd, True)))
+        held = self._break = Break()
         try:
-            await asyncio.shield(begun)
+            await self._off_loop(held.begin)
             await asyncio.sleep(duration)
         finally:
-            await asyncio.wait([begun])
-            if begun.exception() is None and self._rfd >= 0:
-                await self._off_loop(lambda fd: serial_line.set_break(fd, False))
+            if self._rfd >= 0:  # else it ends before the port is closed
+                await self._off_loop(held.end)
 
     async def drain_wire(self) -> float:
         """Return when the last stop bit of what was written has left; when that was, by the loop's clock.

@@ -92,9 +92,9 @@ class ModemChanges:
     async def __anext__(self) -> ModemChange:
         while self._fileno() >= 0:
             try:
-                edges = self._edges() if self._counts is not None else await self._differences()
-                if edges:
-                    return ModemChange(ModemLines.of(await self._ask(serial_line.modem_lines)), edges)
+                change = await (self._differences() if self._counts is None else self._edges())
+                if change is not None:
+                    return change
             except OSError as exc:
                 if exc.errno in (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EBADF):
                     break  # unplugged: the transport tells
@@ -105,15 +105,23 @@ class ModemChanges:
             await asyncio.sleep(LOOK)
         raise StopAsyncIteration
 
-    def _edges(self) -> dict[str, int]:
+    async def _edges(self) -> ModemChange | None:
         before, now = self._counts, self._count()
         if now is None or before is None:
-            return {}
-        self._counts = now
+            return None
         edges = {name: (getattr(now, name) - getattr(before, name)) & 0x7FFFFFFF for name in self._wanted}
-        return {name: number for name, number in edges.items() if number}
+        edges = {name: number for name, number in edges.items() if number}
+        if not edges:
+            return None
+        bits = await self._ask(serial_line.modem_lines)
+        if self._counts is not before:
+            return None  # somebody else who waits has told it
+        self._counts = now  # and not before: who is cancelled meanwhile has told nothing
+        return ModemChange(ModemLines.of(bits), edges)
 
-    async def _differences(self) -> dict[str, int]:
-        before, self._bits = self._bits, await self._ask(serial_line.modem_lines)
-        changed = 0 if before is None else before ^ self._bits
-        return {name: 1 for name in self._wanted if changed & _BITS[name]}
+    async def _differences(self) -> ModemChange | None:
+        bits = await self._ask(serial_line.modem_lines)
+        before, self._bits = self._bits, bits
+        changed = 0 if before is None else before ^ bits
+        edges = {name: 1 for name in self._wanted if changed & _BITS[name]}
+        return ModemChange(ModemLines.of(bits), edges) if edges else None

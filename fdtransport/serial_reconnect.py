@@ -105,7 +105,10 @@ class ReconnectingSerial:
             if self._failures:
                 await asyncio.sleep(self._pause())
         while True:
-            with file_events(_places(self._url)) as (happened, complete):
+            places = _places(self._url)
+            with file_events(places) as (happened, complete):
+                if places != _places(self._url):
+                    continue  # a directory on the way came, or went, before its place was watched
                 # Only now that it is watched: no appearance can slip through in between.
                 try:
                     found, protocol = await connect_serial(protocol_factory, self._url, **self._options)
@@ -125,7 +128,8 @@ class ReconnectingSerial:
                     return found, protocol
 
     def _pause(self) -> float:
-        return min(self._first * 2.0 ** (self._failures - 1), self._most)
+        doublings = min(self._failures - 1, 1000)  # a float holds no more
+        return min(self._first * 2.0**doublings, self._most)
 
     def _tell(self, exc: SerialError) -> None:
         _log.info("waiting for %s: %s", self._url, exc)
@@ -174,7 +178,7 @@ class ReconnectingSerial:
 def _places(url: str) -> list[Watched]:
     """What is to be watched for the device at *url*: where it, or a directory on the way to it, would appear;
     and, if it is there, who may have it."""
-    appearing = syscalls.IN_CREATE | syscalls.IN_MOVED_TO | syscalls.IN_ATTRIB
+    appearing = syscalls.IN_CREATE | syscalls.IN_MOVED_TO | syscalls.IN_ATTRIB | syscalls.IN_MOVE_SELF
     if url.startswith("hwgrep://"):
         return [("/dev", appearing, None)]
     if "://" in url:

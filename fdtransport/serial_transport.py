@@ -62,6 +62,7 @@ class SerialTransport(LineControl):
     ) -> None:
         self._serial = serial_instance
         self._departing = None
+        self._break = None
         self._close_timeout: float | None = None
         self._closing_timer: asyncio.TimerHandle | None = None
         self._hand: HandDriven | None = None
@@ -258,6 +259,8 @@ class SerialTransport(LineControl):
             return file.drain(hurry, patience)
         if not self._tty:
             return True
+        if self._break is not None:
+            self._break.end(fd)
         sent = None if hurry.is_set() else wait_sent(fd, self.settings, hurry, patience)
         if sent is False and not hurry.is_set() and patience is not None:
             return False
@@ -277,7 +280,7 @@ class SerialTransport(LineControl):
 
 
 def checked_timeout(seconds: float | None) -> float | None:
-    if seconds is not None and seconds < 0:
+    if seconds is not None and (not isinstance(seconds, int | float) or not seconds >= 0):
         raise ValueError(f"close_timeout is a number of seconds from 0 on, or None, not {seconds!r}")
     return seconds
 

@@ -38,11 +38,13 @@ async def open_port(
     if not mark:
         return await _open_path(url, settings, opening)
     scheme = scheme.lower()
-    if scheme not in ("hwgrep", "alt"):
+    if scheme == "hwgrep":  # what follows is an expression, which may have brackets in it
+        return await _open_path(await _find(url), settings, opening)
+    if scheme != "alt":
         _check_plain(url, opening)
     try:
         parts = urlsplit(url)
-        options = {} if scheme == "hwgrep" else parse_qs(parts.query, keep_blank_values=True)
+        options = parse_qs(parts.query, keep_blank_values=True)
     except ValueError as exc:
         raise serial_error(errno.EINVAL, f"{url!r}: {exc}") from None
     for option in options:
@@ -53,8 +55,6 @@ async def open_port(
     if scheme == "socket":
         _check_options(url, options, "logging")
         return await _open_socket(url, parts.hostname, parts, settings)
-    if scheme == "hwgrep":
-        return await _open_path(await _find(url), settings, opening)
     if scheme == "alt" and "class" not in options:
         _check_options(url, options, "class")
         return await _open_path(parts.netloc + parts.path, settings, opening)

@@ -130,3 +130,53 @@ def test_without_an_executor_a_thread_does_it() -> None:
 
     asyncio.run(main())
     assert done.wait(5)
+
+
+class NoThreads:
+    """While the block runs, no thread can be started: RLIMIT_NPROC of getrlimit(2) is reached."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def __enter__(self) -> None:
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self._patch.setattr(threading.Thread, "start", refuse)
+
+    def __exit__(self, *exc: object) -> None:
+        self._patch.undo()
+
+
+async def other_work() -> None:
+    """As that of the rest of the program: an executor keeps what it had no thread for, and does it first."""
+    await asyncio.get_running_loop().run_in_executor(None, int)
+
+
+async def test_what_no_thread_was_there_for_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = Maker()
+    maker.go.set()
+    with NoThreads(monkeypatch):
+        with pytest.raises(RuntimeError, match="thread"):
+            await made_off_loop(maker.make, maker.undo, Departures())
+        with pytest.raises(RuntimeError, match="thread"):
+            await result_off_loop(lambda: maker.make(print), Departures(), None)
+    await other_work()
+    assert maker.made == maker.undone
+
+
+async def test_without_a_thread_a_device_is_closed_all_the_same_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[bool] = []
+    departures = Departures()
+
+    def close(briefly: bool) -> bool:
+        closed.append(briefly)
+        return not briefly
+
+    with NoThreads(monkeypatch):
+        departures.run(asyncio.get_running_loop(), 7, close)
+    await other_work()
+    assert closed == [True, False]
+    departures.wait(7, departures.ticket())

@@ -7,6 +7,7 @@ loop, so that nothing is cut off half done.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import os
 import threading
@@ -18,14 +19,45 @@ __all__ = ["Departures", "made_off_loop", "result_off_loop", "run_off_loop"]
 T = TypeVar("T")
 
 
+def _submit(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> asyncio.Future[Any]:
+    """Call *work* in a thread of the executor.
+
+    :raises RuntimeError: it has none any more, or none can be started; *work* is not called then. (The
+        executor itself keeps what it had no thread for, and would call it later.)
+    """
+    claim: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        if claim.set_running_or_notify_cancel():
+            try:
+                claim.set_result(work())
+            except BaseException as exc:
+                claim.set_exception(exc)
+
+    try:
+        loop.run_in_executor(None, run)
+    except RuntimeError:
+        if claim.cancel():
+            raise
+    return asyncio.wrap_future(claim, loop=loop)
+
+
 def run_off_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> asyncio.Future[Any] | None:
     """Call *work*, which raises nothing, in a thread. None when the executor has been shut down: it is one
     of its own then, and nobody can wait for it."""
     try:
-        return loop.run_in_executor(None, work)
+        return _submit(loop, work)
     except RuntimeError:
-        threading.Thread(target=work, daemon=True).start()
+        _in_a_thread(work)
         return None
+
+
+def _in_a_thread(work: Callable[[], object]) -> None:
+    """In one of its own; here and now if there can be no more of them."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 async def result_off_loop(work: Callable[[], T], departures: Departures, device: int | None) -> T:
@@ -43,7 +75,7 @@ async def result_off_loop(work: Callable[[], T], departures: Departures, device:
         finally:
             over.set()
 
-    future = asyncio.get_running_loop().run_in_executor(None, run)
+    future = _submit(asyncio.get_running_loop(), run)
     departures.add(departures.ticket(), device, over)
     await asyncio.shield(future)
     if errors:
@@ -102,7 +134,7 @@ async def made_off_loop(
     ticket = departures.ticket()
     making = _Making(lambda: make(lambda device: departures.wait(device, ticket)), undo)
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, making.run)
+    future = _submit(loop, making.run)
     try:
         await future
     except BaseException:
@@ -152,7 +184,7 @@ class Departures:
 
         def depart() -> None:
             if finish(True) is False:
-                threading.Thread(target=finish, args=(False,), daemon=True).start()
+                _in_a_thread(lambda: finish(False))
 
         def finish(briefly: bool) -> object:
             done: object = None

@@ -6,18 +6,21 @@ again at once, before anything else.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from . import serial_line, syscalls
 from .off_loop import Departures
 from .serial_error import SerialError, serial_error
 from .serial_line import Attributes
 from .serial_rs485 import RS485, clear_rs485, in_milliseconds, rs485_of, set_rs485
-from .serial_settings import SerialSettings
+from .serial_settings import SerialSettings, SettingsChanges
 
 __all__ = ["DEPARTURES", "Opening", "SerialFile"]
 
@@ -46,8 +49,8 @@ class SerialFile:
     """An open serial port: its descriptor, its settings, and how it was before."""
 
     __slots__ = (
-        "_before", "_latency_before", "_locked", "_ours", "_rs485_before", "asked", "device", "fd", "opening",
-        "path", "rs485_by_hand", "settings",
+        "_before", "_latency_before", "_lock", "_locked", "_ours", "_process", "_rs485_before", "asked",
+        "device", "fd", "opening", "path", "rs485_by_hand", "settings",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +58,8 @@ class SerialFile:
     ) -> None:
         self.path: str = path
         self.opening: Opening = opening
+        self._lock = threading.RLock()
+        self._process = os.getpid()
         self._locked = False
         self._latency_before: bool | None = None
         self._rs485_before: tuple[RS485 | None] | None = None
@@ -197,29 +202,47 @@ class SerialFile:
         self.asked = settings
         self.settings = got if self.opening.strict else replace(settings, baudrate=got.baudrate)
 
+    def change(self, fd: int, **changes: Unpack[SettingsChanges]) -> None:
+        """In a thread: take *changes* over besides what was asked for before. *fd*: see ``configure``.
+
+        Those that come at the same time come one after the other, and none after the port was put back.
+        """
+        with self._lock:
+            if self.fd < 0:
+                raise serial_error(errno.EBADF, f"{self.path} is not open any more")
+            self.configure(replace(self.asked, **changes), fd)
+
     def fileno(self) -> int:
         return self.fd
 
     def close(self) -> None:
         """Put back what was changed, and close. What the line has not sent yet the kernel may wait for."""
-        fd, self.fd = self.fd, -1
-        if fd < 0:
-            return
-        try:
-            self._put_back(fd)
-        except OSError:
-            pass  # unplugged: there is nothing to put back
-        finally:
-            syscalls.close(fd)
+        with self._lock:
+            fd, self.fd = self.fd, -1
+            if fd < 0:
+                return
+            try:
+                if self._process == os.getpid():  # a process that was forked has a copy: the port is in use
+                    self._put_back(fd)
+            finally:
+                syscalls.close(fd)
 
     def _put_back(self, fd: int) -> None:
+        """Each of it, whatever becomes of the others: unplugged, there is nothing to put back."""
         if self._locked:
-            serial_line.exclude_others(fd, False)
+            with contextlib.suppress(OSError):
+                serial_line.exclude_others(fd, False)
         if self._latency_before is False:
-            serial_line.set_low_latency(fd, False)
+            with contextlib.suppress(OSError):
+                serial_line.set_low_latency(fd, False)
         if self._rs485_before is not None:
             before_485 = self._rs485_before[0]
-            clear_rs485(fd) if before_485 is None else set_rs485(fd, before_485)
+            with contextlib.suppress(OSError):
+                clear_rs485(fd) if before_485 is None else set_rs485(fd, before_485)
+        with contextlib.suppress(OSError):
+            self._put_attributes_back(fd)
+
+    def _put_attributes_back(self, fd: int) -> None:
         before, ours = self._before, self._ours
         if before is None or before == ours or serial_line.attributes_of(fd) != ours:
             return  # nothing was changed; or somebody else has set it up meanwhile: it is theirs then

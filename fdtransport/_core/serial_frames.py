@@ -59,7 +59,7 @@ class FrameReading(StreamTransport):
         self._gap = gap.seconds(settings) if isinstance(gap, Characters) else gap
 
     def _reader(self) -> Callable[[], object]:
-        return self._gather if self._gap and hasattr(self._protocol, "data_received") else super()._reader()
+        return self._gather if self._gap and _takes_bytes(self._protocol) else super()._reader()
 
     def _gather(self) -> None:
         if self._paused:
@@ -101,11 +101,29 @@ class FrameReading(StreamTransport):
             return
         frame, self._frame = bytes(self._frame), bytearray()
         try:
-            self._protocol.data_received(frame)
+            if hasattr(self._protocol, "data_received"):
+                self._protocol.data_received(frame)
+            else:
+                self._fill_buffers(frame)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._callback_failed("Fatal error: protocol.data_received() call failed.", exc)
+
+    def _fill_buffers(self, frame: bytes) -> None:
+        """The same for a BufferedProtocol, in as many parts as its buffers are large."""
+        protocol = self._protocol
+        while frame and self._protocol is protocol and not self._paused and self._state.reads:
+            view = memoryview(protocol.get_buffer(len(frame))).cast("B")
+            if not len(view):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            count = min(len(view), len(frame))
+            view[:count] = frame[:count]
+            frame = frame[count:]
+            protocol.buffer_updated(count)
+        self._frame[:0] = frame  # for later
+        if frame and self._silence is None and not self._paused and self._state.reads:
+            self._silence = self._loop.call_later(0, self._look_for_silence, context=self._context)
 
     def _read_failed(self, exc: OSError) -> None:
         again = isinstance(exc, BlockingIOError | InterruptedError)
@@ -128,3 +146,8 @@ class FrameReading(StreamTransport):
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None
+
+
+def _takes_bytes(protocol: Any) -> bool:
+    """Whether it does not do its own reading."""
+    return hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")

@@ -125,7 +125,7 @@ class HandDriven:
         self._idle.set()
         self._rts = wanted.rts_after_send
         self._switching = False
-        self._sending = False
+        self._sending = self._stopped = False
         self._ready_at = math.inf
         self._looking = Sending(port.settings)
         self._writes = 0
@@ -137,7 +137,7 @@ class HandDriven:
         """``call(fd)`` in a thread, with a copy of the descriptor; in the loop, ``then(answer)``, with None
         when the port has gone."""
         fd = self._port.fileno()
-        if fd < 0:
+        if fd < 0 or self._stopped:
             return
         try:
             copy = syscalls.dup(fd)
@@ -240,7 +240,9 @@ class HandDriven:
         self._switch(self._wanted.rts_after_send)
 
     def stop(self) -> None:
-        """Leave it to ``end()``."""
+        """Leave it to ``end()``. Nothing is asked any more: it would wait for the thread that waits for it,
+        should the executor have but one."""
+        self._stopped = True
         self._writes += 1
         if self._timer is not None:
             self._timer.cancel()

@@ -8,7 +8,7 @@ import time
 from . import serial_line
 from .serial_settings import SerialSettings
 
-__all__ = ["LOOK", "Sending", "wait_sent"]
+__all__ = ["LOOK", "Break", "Sending", "wait_sent"]
 
 #: Seconds for which a line may take nothing before what waits for it is dropped on closing: as long as the
 #: kernel itself waits by default (closing_wait of setserial(8)).
@@ -56,3 +56,26 @@ class Sending:
         pause = serial_line.shifting_out(fd, self._looks, self._time)
         self._looks += 1
         return None if pause is None else (0, pause)
+
+
+class Break:
+    """A break that one thread begins and another one ends, in whatever order they come to it."""
+
+    __slots__ = ("_lock", "_on", "_over")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._on = self._over = False
+
+    def begin(self, fd: int) -> None:
+        with self._lock:
+            if not self._over:
+                serial_line.set_break(fd, True)
+                self._on = True
+
+    def end(self, fd: int) -> None:
+        with self._lock:
+            self._over = True
+            if self._on:
+                serial_line.set_break(fd, False)
+                self._on = False

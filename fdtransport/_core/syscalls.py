@@ -280,7 +280,7 @@ def open_slave(master: int) -> int:
 
 
 #: Masks of inotify(7).
-IN_ATTRIB, IN_OPEN, IN_MOVED_TO, IN_CREATE = 0x4, 0x20, 0x80, 0x100
+IN_ATTRIB, IN_OPEN, IN_MOVED_TO, IN_CREATE, IN_MOVE_SELF = 0x4, 0x20, 0x80, 0x100, 0x800
 
 
 def _of_libc(name: str, arguments: tuple[str, ...]) -> Any:

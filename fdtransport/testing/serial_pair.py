@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 
 from .faults import FaultPlan
-from .uart import Uart
+from .uart import Uart, emulation
 
 __all__ = ["SerialPair", "VirtualPort", "serial_pair"]
 
@@ -41,7 +41,8 @@ class VirtualPort:
         """Take the device away: whoever has it open is hung up."""
         uart, self.uart = self.uart, None
         if uart is not None:
-            os.unlink(self.path)
+            with contextlib.suppress(FileNotFoundError):  # the test has removed it
+                os.unlink(self.path)
             uart.close()
 
     def _there(self) -> Uart:
@@ -108,6 +109,7 @@ async def serial_pair(
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="serial-"))
+        stack.enter_context(emulation())
         pair = SerialPair(directory, speed=speed, rs485=rs485)
         for port in (pair.a, pair.b):
             stack.callback(port.unplug)

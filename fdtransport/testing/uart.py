@@ -8,11 +8,12 @@ pyserial, see a plain terminal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._core import serial_line, syscalls
@@ -24,7 +25,7 @@ try:
 except ImportError:  # Windows
     termios = tty = None  # type: ignore[assignment]
 
-__all__ = ["Uart", "emulated"]
+__all__ = ["Uart", "emulated", "emulation"]
 
 _TCGETS2, _TCSETS2, _TERMIOS2 = 0x802C542A, 0x402C542B, struct.Struct("=IIIIB19sII")
 _TIOCMGET, _TIOCMBIS, _TIOCMBIC, _TIOCGICOUNT = 0x5415, 0x5416, 0x5417, 0x545D
@@ -42,6 +43,7 @@ TICK = 0.001
 _uarts: dict[int, Uart] = {}
 _originals: dict[str, Callable[..., Any]] = {}
 _lock = threading.RLock()
+_emulations = 0
 
 
 class Uart:
@@ -70,7 +72,6 @@ class Uart:
         self.attributes: Attributes = serial_line.attributes_of(self._slave)
         with _lock:
             _uarts[self._device] = self
-            _install()
 
     def start(self) -> None:
         self._resume()
@@ -80,8 +81,6 @@ class Uart:
         with _lock:
             if _uarts.get(self._device) is self:
                 del _uarts[self._device]
-            if not _uarts:
-                _uninstall()
         if self._timer is not None:
             self._timer.cancel()
         self._pause()
@@ -335,14 +334,23 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
-def _install() -> None:
-    for name, function in _FUNCTIONS.items():
-        if name not in _originals:
-            _originals[name] = getattr(syscalls, name)
-            setattr(syscalls, name, function)
-
-
-def _uninstall() -> None:
-    for name, function in _originals.items():
-        setattr(syscalls, name, function)
-    _originals.clear()
+@contextlib.contextmanager
+def emulation() -> Iterator[None]:
+    """Have the library's calls come here while the block runs. What else is put in front of them has to be
+    taken away inside of it: the calls are put back as they were before."""
+    global _emulations
+    with _lock:
+        _emulations += 1
+        for name, function in _FUNCTIONS.items():
+            if name not in _originals:
+                _originals[name] = getattr(syscalls, name)
+                setattr(syscalls, name, function)
+    try:
+        yield
+    finally:
+        with _lock:
+            _emulations -= 1
+            if not _emulations:
+                for name, function in _originals.items():
+                    setattr(syscalls, name, function)
+                _originals.clear()
