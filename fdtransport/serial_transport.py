@@ -49,6 +49,9 @@ class SerialTransport(LineControl):
 
     __slots__ = ("_close_timeout", "_closing_timer", "_departing", "_hand", "_tty")
 
+    #: A read(2) of a terminal device takes at most 4 KiB, however much has come.
+    _plenty, _most_reads = 2048, 32
+
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
 
