@@ -241,15 +241,15 @@ class SerialTransport(LineControl):
 
     def _depart(self, file: Any, fd: int, hurry: threading.Event, briefly: bool) -> bool:
         """In a thread: let the line send, close, and have the loop tell. False when that takes too long."""
-        error = None
+        error: Exception | None = None
         try:
             if not self._let_send(file, fd, hurry, BRIEFLY if briefly else None):
                 return False
-        except (OSError, ValueError):
-            pass  # unplugged: nothing is left to be sent. (Or settings of pyserial's that no port has.)
+        except Exception:
+            pass  # unplugged: nothing is left to be sent. (Or whatever the code of another port raises.)
         try:
             file.close_now() if isinstance(file, Port) else file.close()
-        except OSError as exc:
+        except Exception as exc:
             error = exc
         try:
             self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
@@ -273,8 +273,8 @@ class SerialTransport(LineControl):
             self._hand.end(fd)
         return True
 
-    def _departed(self, error: OSError | None) -> None:
-        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
+    def _departed(self, error: Exception | None) -> None:
+        if error is not None and getattr(error, "errno", None) not in (errno.EBADF, errno.EINTR):
             self._report("closing the port failed", error)
         if self._closing_timer is not None:
             self._closing_timer.cancel()

@@ -17,7 +17,7 @@ from serial_ends import terminal
 
 from fdtransport import ReconnectingSerial, SerialError, connect_serial, serial_reconnect
 from fdtransport._core import serial_line, syscalls
-from fdtransport.serial import RS485, Characters
+from fdtransport.serial import RS485, Characters, connection_for_serial
 from fdtransport.testing import (
     FaultPlan,
     RecordingBufferedProtocol,
@@ -247,6 +247,35 @@ async def test_a_copy_of_the_process_leaves_the_port_of_the_first_one_alone() ->
         assert serial_line.attributes_of(transport.fileno()) == before
         with pytest.raises(SerialError):  # it is still exclusive
             await connect_serial(RecordingProtocol, device.path)
+        await end(transport)
+
+
+async def test_a_close_of_somebody_elses_that_raises_anything_is_told_and_is_the_end(
+    reports: list[dict[str, Any]],
+) -> None:
+    serial = pytest.importorskip("serial")
+
+    class Odd(serial.serial_for_url("loop://").__class__):  # type: ignore[misc]
+        def close(self) -> None:
+            super().close()
+            raise KeyError("on purpose")
+
+    odd = Odd("loop://")
+    transport, protocol = await connection_for_serial(asyncio.get_running_loop(), RecordingProtocol, odd)
+    transport.close()
+    await until(lambda: protocol.lost, "the loss came")
+    (report,) = reports
+    assert report["message"] == "closing the port failed"
+    assert isinstance(report["exception"], KeyError)
+
+
+async def test_a_driver_that_answers_einval_is_told_so_and_asked_in_the_other_way() -> None:
+    with terminal() as device:
+        transport, _ = await connect_serial(RecordingProtocol, device.path)
+        with FaultPlan() as plan:
+            plan.fail("ioctl", nth=2, errno=errno.EINVAL, fd=transport.fileno())  # after TCGETS2
+            transport.serial.baudrate = 300
+        assert transport.settings.baudrate == 300
         await end(transport)
 
 

@@ -93,7 +93,10 @@ class FrameReading(StreamTransport):
             self._tell_frame()
 
     def _is_waiting(self) -> bool:
-        return self._reader_on and bool(syscalls.poll_now(self._rfd, select.POLLIN) & select.POLLIN)
+        try:
+            return self._reader_on and bool(syscalls.poll_now(self._rfd, select.POLLIN) & select.POLLIN)
+        except OSError:
+            return False  # reading will tell
 
     def _tell_frame(self) -> None:
         """Tell what was gathered, unless nothing may be told now."""

@@ -132,7 +132,7 @@ def _with_names(wanted: Attributes, modes: list[Any]) -> list[Any]:
     if wanted.ospeed not in names:
         raise OSError(errno.EINVAL, f"{wanted.ospeed} baud is none of the rates that this platform has")
     speed = names[wanted.ospeed]
-    cc = [wanted.cc[i : i + 1] for i in range(len(modes[6]))]
+    cc = [wanted.cc[i : i + 1] or found for i, found in enumerate(modes[6])]  # of which TCGETS2 has fewer
     return [wanted.iflag, wanted.oflag, wanted.cflag, wanted.lflag, speed, speed, cc]
 
 
