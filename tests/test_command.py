@@ -851,7 +851,7 @@ def test_a_line_that_a_terminal_would_cut_is_an_error():
 
 
 def test_a_terminal_is_hung_up_some_time_after_the_end_of_its_input():
-    status, output, _ = run("--linger", "0.3", "-", "shell:stty raw -echo; echo ready; cat?pty", data=b"")
+    status, output, _ = run("--linger", "2", "-", "shell:stty raw -echo; echo ready; cat?pty", data=b"")
     assert status == 128 + signal.SIGHUP
     assert output.startswith(b"ready\n")  # and then Ctrl-D, if it was typed before that
 

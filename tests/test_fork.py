@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from child_checks import QUIET
 
 PROGRAM = """
     import asyncio, gc, os, socket, sys, fdtransport
@@ -75,7 +76,7 @@ def test_a_child_that_ends_takes_nothing_from_its_parent(how, tmp_path):
         # The socket objects of the child's copies warn.
         [sys.executable, "-W", "ignore::ResourceWarning", "-c", textwrap.dedent(PROGRAM),
          str(tmp_path / "socket"), how],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=60, check=False, env=QUIET,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -106,6 +107,6 @@ TAKES_OVER = """
 def test_a_child_may_put_a_transport_of_its_own_on_what_it_has_inherited():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(TAKES_OVER)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=60, check=False, env=QUIET,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
