@@ -251,10 +251,7 @@ class SerialTransport(LineControl):
             file.close_now() if isinstance(file, Port) else file.close()
         except Exception as exc:
             error = exc
-        try:
-            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
-        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
-            self._state = State.CLOSED
+        self._closed_in_thread(error)
         return True
 
     def _let_send(self, file: Any, fd: int, hurry: threading.Event, patience: float | None) -> bool:
@@ -274,12 +271,10 @@ class SerialTransport(LineControl):
         return True
 
     def _departed(self, error: Exception | None) -> None:
-        if error is not None and getattr(error, "errno", None) not in (errno.EBADF, errno.EINTR):
-            self._report("closing the port failed", error)
         if self._closing_timer is not None:
             self._closing_timer.cancel()
             self._closing_timer = None
-        self._step(Event.TURN)
+        super()._departed(error)
 
 
 def checked_timeout(seconds: float | None) -> float | None:

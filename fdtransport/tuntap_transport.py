@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ._core import syscalls
 from ._core import tun_device as device_calls
 from ._core.handle import Handle
-from ._core.lifecycle import Event, State
+from ._core.lifecycle import Event
 from ._core.off_loop import Departures
 from ._core.packet import RECORD_BYTES, RECORDS, PacketTransport
 from ._core.root import NO_QUEUE
@@ -509,15 +509,7 @@ class TunTapTransport(PacketTransport):
             handle.close()
         except OSError as exc:
             error = exc
-        try:
-            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
-        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
-            self._state = State.CLOSED
-
-    def _departed(self, error: OSError | None) -> None:
-        if error is not None and error.errno not in (errno.EBADF, errno.EINTR):
-            self._report("closing the descriptor failed", error)
-        self._step(Event.TURN)
+        self._closed_in_thread(error)
 
     def _let_go(self, how: Callable[[Handle], Any]) -> Any:
         link, self._link = self._link, None

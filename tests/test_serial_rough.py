@@ -265,7 +265,7 @@ async def test_a_close_of_somebody_elses_that_raises_anything_is_told_and_is_the
     transport.close()
     await until(lambda: protocol.lost, "the loss came")
     (report,) = reports
-    assert report["message"] == "closing the port failed"
+    assert report["message"] == "closing the descriptor failed"
     assert isinstance(report["exception"], KeyError)
 
 

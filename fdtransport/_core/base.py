@@ -268,6 +268,18 @@ class BaseTransport(Backpressure):
         if self._state is State.LOSING:
             self._schedule()
 
+    def _closed_in_thread(self, error: Exception | None) -> None:
+        """Called in the thread that has closed the descriptor for ``_end_soon``: have the loop go on."""
+        try:
+            self._loop.call_soon_threadsafe(self._departed, error, context=self._context)
+        except RuntimeError:  # the loop was closed meanwhile: nobody is there to be told
+            self._state = State.CLOSED
+
+    def _departed(self, error: Exception | None) -> None:
+        if error is not None and getattr(error, "errno", None) not in (errno.EBADF, errno.EINTR):
+            self._report("closing the descriptor failed", error)
+        self._step(Event.TURN)
+
     def _end_soon(self) -> None:
         """Have the last step come from the loop; an adapter may have it wait for something."""
         self._loop.call_soon(self._step, Event.TURN, context=self._context)
