@@ -20,6 +20,8 @@ class Case:
     the byte-exact run that comes before timing. `anchors` are the columns that ratios are made to.
     `loads` are the load generators, `together` says that they share one processor with what they load;
     not `pinned`, the process under test, and with it the programs that it starts, may run on all of them.
+    With `new_heap` blocks of 128 KiB and more are mapped and unmapped each time, as glibc does it until
+    a program has freed one that was that large all its life (M_MMAP_THRESHOLD of mallopt(3)).
     `strace` and `valgrind` are pairs of sizes for the counters.
     """
 
@@ -38,6 +40,7 @@ class Case:
     together: bool = False
     pinned: bool = True
     fresh: bool = False
+    new_heap: bool = False
     options: Mapping[str, int] = field(default_factory=dict)
     strace: tuple[int, int] | None = None
     valgrind: tuple[int, int] | None = None
@@ -131,8 +134,12 @@ def _serials() -> list[Case]:
             strace=(8_192, 32_768),
         ),
         Case(
-            "serial-read", (22,), "bulk read by a protocol, terminal", "serial-reads", "MB", 16 * MB, MB,
-            everyone, (*SERIAL, "blocking"), kind="serial",
+            "serial-read", (22,), "bulk read by a protocol, terminal, heap as of a new program",
+            "serial-reads", "MB", 16 * MB, MB, everyone, (*SERIAL, "blocking"), kind="serial", new_heap=True,
+        ),
+        Case(
+            "serial-read-later", (22,), "the same after large blocks were freed",
+            "serial-reads", "MB", 16 * MB, MB, everyone, (*SERIAL, "blocking"), kind="serial",
         ),
         Case(
             "serial-write", (22,), "bulk write by a protocol, terminal", "writes", "MB", 16_384_000,
@@ -293,11 +300,14 @@ CASES = (
     ),
     *(
         Case(
-            f"tun-{word}-{piece}", (17,), f"TUN, {title}, {piece} B", f"tun-{word}", "packet", 20_480, 2_100,
+            f"tun-{word}-{piece}", (17,), f"TUN, {title}, {piece} B", f"tun-{word}", "packet", 61_440, 2_100,
             (*OURS, "blocking", "pytun"), ("blocking", "pytun"), kind="tun", loads=0,
             options={"piece": piece},
         )
-        for word, title in (("read", "2048 packets that wait, read"), ("write", "packets written, 64 a turn"))
+        for word, title in (
+            ("read", "2048 packets that wait, read"), ("write", "packets written, 64 a turn"),
+            ("write-list", "the same, ours by send_packets"),
+        )
         for piece in (64, 1_400)
     ),
     Case(

@@ -30,7 +30,7 @@ def _run(case: Case, library: str, size: int, prefix: list[str]) -> None:
     with harness.load_generators(case.loads) as numbers:
         done = subprocess.run(
             [*prefix, *harness.command(library, numbers), "--once", order],
-            pass_fds=numbers, env=harness.environment(), timeout=300, stdout=subprocess.PIPE,
+            pass_fds=numbers, env=harness.environment(case), timeout=300, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     if done.returncode:

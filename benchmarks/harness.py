@@ -37,8 +37,9 @@ class CellError(Exception):
     """A round failed; the text says why."""
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(LOAD.parent.parent)}
+def environment(case: Case) -> dict[str, str]:
+    heap = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)} if case.new_heap else {}
+    return {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(LOAD.parent.parent), **heap}
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ class Cell:
         numbers = self._stack.enter_context(load_generators(self.case.loads, places))
         self._worker = subprocess.Popen(
             command(self.library, numbers), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            pass_fds=numbers, env=environment(), bufsize=1,
+            pass_fds=numbers, env=environment(self.case), bufsize=1,
         )  # fmt: skip
         self._stack.callback(self._stop)
 

@@ -6,7 +6,7 @@ No descriptor, no loop. Every operation costs the same however much is queued.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 __all__ = ["ByteQueue", "PacketQueue", "SealedQueue"]
@@ -57,19 +57,32 @@ class ByteQueue:
         pieces = self.pieces
         if len(pieces) == 1:
             return pieces[0]
-        if self.size <= OFFER_BYTES and self.size < SMALL * len(pieces) and len(pieces[0]) < SMALL:
-            joined = b"".join(pieces)
-            pieces.clear()
-            pieces.append(joined)
-            return joined
-        vector = self._vector()
+        vector, total = self._large_front()
+        if pieces and total < OFFER_BYTES:
+            if self.size <= OFFER_BYTES and self.size - total < SMALL * len(pieces):
+                # At once: a look at each of a thousand small pieces costs more than sending them.
+                vector.append(_join(pieces))
+                pieces.clear()
+            else:
+                self._mixed(vector, total)
+        pieces.extendleft(reversed(vector))
         return vector[0] if len(vector) == 1 else vector
 
-    def _vector(self) -> list[Buffer]:
+    def _large_front(self) -> tuple[list[Buffer], int]:
+        """Take the large pieces that come first off the queue."""
         pieces = self.pieces
-        vector: list[Buffer] = []
+        front: list[Buffer] = []
+        total = 0
+        while pieces and len(pieces[0]) >= SMALL and total < OFFER_BYTES and len(front) < OFFER_PIECES:
+            front.append(pieces.popleft())
+            total += len(front[-1])
+        return front, total
+
+    def _mixed(self, vector: list[Buffer], total: int) -> None:
+        """Take more off the queue, small pieces joined between large ones."""
+        pieces = self.pieces
         run: list[Buffer] = []
-        total = run_size = 0
+        run_size = 0
         while pieces and total < OFFER_BYTES and len(vector) < OFFER_PIECES:
             piece = pieces.popleft()
             total += len(piece)
@@ -85,8 +98,6 @@ class ByteQueue:
             vector.append(piece)
         if run:
             vector.append(_join(run))
-        pieces.extendleft(reversed(vector))
-        return vector
 
     def advance(self, count: int) -> None:
         """The kernel has taken *count* bytes from the front."""
@@ -112,9 +123,9 @@ class ByteQueue:
         self.room = self._counted = 0
 
 
-def _join(run: list[Buffer]) -> Buffer:
+def _join(run: Collection[Buffer]) -> Buffer:
     # Alone it is what is left of a piece that was partly taken: not to be copied at each offer.
-    return run[0] if len(run) == 1 else b"".join(run)
+    return next(iter(run)) if len(run) == 1 else b"".join(run)
 
 
 class _Closed(deque[Buffer]):
