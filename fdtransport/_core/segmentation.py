@@ -6,7 +6,6 @@ No descriptor, no loop. A TUN or TAP that takes work off the kernel's hands gets
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 __all__ = ["HEADER_SIZE", "NO_HEADER", "OffloadHeader", "checksum", "segments"]
 
 _HEADER = struct.Struct("=BBHHHH")
+_pack_field, _pack_fields, _pack_long = (struct.Struct(f).pack_into for f in ("!H", "!HH", "!I"))
 HEADER_SIZE = _HEADER.size
 #: Before a packet of which nothing is left to do.
 NO_HEADER = bytes(HEADER_SIZE)
@@ -50,27 +50,16 @@ class OffloadHeader(NamedTuple):
 
 def checksum(data: bytes | memoryview, start: int = 0) -> int:
     """The checksum of the Internet (RFC 1071) over *data*, with *start* added to the sum."""
-    # A number to the base 65536 is, modulo 65535, the sum of its digits; so is the sum of its two halves, if
-    # the cut is between digits. Few operations on large numbers, where a loop over the digits would be one in
-    # Python.
-    total = int.from_bytes(data, "big")
+    # A number to the base 65536 is, modulo 65535, the sum of its digits; so is the sum of its quarters, if
+    # the cuts are between digits. Few operations on large numbers, where a loop over the digits would be one
+    # in Python; and the division, of a quarter, takes a quarter of the time.
+    number, quarter = int.from_bytes, len(data) // 8 * 2
+    rest = number(data[3 * quarter :], "big")
     if len(data) & 1:
-        total <<= 8
-    for shift, mask in _halves(len(data)):
-        total = (total >> shift) + (total & mask)
-    total = (total + start) % 0xFFFF
+        rest <<= 8
+    total = start + rest + number(data[:quarter], "big") + number(data[quarter : 2 * quarter], "big")
+    total = (total + number(data[2 * quarter : 3 * quarter], "big")) % 0xFFFF
     return 0xFFFF - total if total else 0xFFFF if not start and not any(data) else 0
-
-
-@functools.lru_cache(256)
-def _halves(size: int) -> tuple[tuple[int, int], ...]:
-    """Where to cut a number of so many bytes, again and again, until a division is cheaper."""
-    steps, bits = [], 8 * size + 8
-    while bits > 512:
-        shift = (bits // 2 + 15) // 16 * 16
-        steps.append((shift, (1 << shift) - 1))
-        bits = shift + 1
-    return tuple(steps)
 
 
 def segments(data: bytes, tap: bool = False) -> Iterator[bytes]:
@@ -117,74 +106,74 @@ def _pseudo(packet: bytes, network: int, protocol: int) -> int:
     return _sum(addresses) + protocol
 
 
-def _sum(data: bytes) -> int:
+def _sum(data: bytes | bytearray) -> int:
     """The sum of an even number of bytes."""
     return int.from_bytes(data, "big") % 0xFFFF
 
 
-class _Network:
-    """The IP header of the segments."""
+class _Headers:
+    """The headers of the segments, which are those of the large packet but for a few fields.
 
-    def __init__(self, packet: bytes, at: int, end: int) -> None:
-        self._front = packet[:at]
-        self._four = packet[at] >> 4 == 4
-        header = packet[at:end]
+    They are changed in place: that takes half as long as putting them together anew.
+    """
+
+    def __init__(self, packet: bytes, network: int, transport: int, body: int) -> None:
+        self.buffer = bytearray(packet[:body])
+        self._network = network
+        self._four = packet[network] >> 4 == 4
         if self._four:
-            self._number = int.from_bytes(header[4:6], "big")
-            self._parts = header[:2], header[6:10], header[12:]
-            # All but the length and the number of the packet, which change.
-            self._sum = sum(map(_sum, self._parts))
-        else:
-            self._parts = header[:4], header[6:], b""
+            self._identity = int.from_bytes(packet[network + 4 : network + 6], "big")
+            # Length, number and checksum change.
+            fields = packet[network : network + 2] + packet[network + 6 : network + 10]
+            self._sum = _sum(fields + packet[network + 12 : transport])
         # IPv4 counts its own header; IPv6 only the extension headers.
-        self._size = len(header) - (0 if self._four else 40)
+        self._before = transport - network - (0 if self._four else 40)
 
-    def of(self, size: int, number: int) -> bytes:
-        """For the segment *number* with *size* bytes after the header."""
-        first, second, third = self._parts
-        total = size + self._size
+    def set(self, size: int, number: int) -> None:
+        """To those of the segment *number*, with *size* bytes after the IP header."""
+        total = size + self._before
         if not self._four:
-            return b"%b%b%b%b" % (self._front, first, total.to_bytes(2, "big"), second)
-        identity = self._number + number & 0xFFFF
-        value = -(self._sum + total + identity) % 0xFFFF
-        changed = struct.pack("!HH", total, identity)
-        return b"%b%b%b%b%b%b" % (self._front, first, changed, second, value.to_bytes(2, "big"), third)
+            _pack_field(self.buffer, self._network + 4, total)
+            return
+        identity = self._identity + number & 0xFFFF
+        _pack_fields(self.buffer, self._network + 2, total, identity)
+        _pack_field(self.buffer, self._network + 10, -(self._sum + total + identity) % 0xFFFF)
 
 
 def _tcp_segments(packet: bytes, network: int, start: int, size: int) -> Iterator[bytes]:
-    body = start + (packet[start + 12] >> 4) * 4
-    ip = _Network(packet, network, start)
-    ports, after = packet[start : start + 4], packet[start + 8 : start + 13]  # acknowledgement, header size
-    window, rest = packet[start + 14 : start + 16], packet[start + 18 : body]  # urgent pointer, options
-    sequence = int.from_bytes(packet[start + 4 : start + 8], "big")
-    flags = packet[start + 13]
-    header = body - start
-    fixed = _pseudo(packet, network, _TCP) + sum(map(_sum, (ports, after + b"\0", window, rest)))
-    payload = memoryview(packet)[body:]
-    for number, at in enumerate(range(0, len(payload), size)):
-        piece = bytes(payload[at : at + size])
-        last = at + size >= len(payload)
+    header = (packet[start + 12] >> 4) * 4
+    body = start + header
+    headers = _Headers(packet, network, start, body)
+    buffer, sequence_at, flags_at, checksum_at = headers.buffer, start + 4, start + 13, start + 16
+    sequence = int.from_bytes(packet[sequence_at : start + 8], "big")
+    flags = packet[flags_at]
+    _pack_long(buffer, sequence_at, 0)
+    buffer[flags_at] = 0
+    _pack_field(buffer, checksum_at, 0)
+    fixed = _pseudo(packet, network, _TCP) + _sum(buffer[start:])
+    last = len(packet) - size
+    for number, at in enumerate(range(body, len(packet), size)):
+        piece = packet[at : at + size]
         # FIN and PSH are of the last segment alone, CWR of the first (RFC 3168).
-        now = (flags if last else flags & ~_FIN_PSH) & (0xFF if not number else ~_CWR)
-        value = sequence + at & 0xFFFFFFFF
+        now = (flags if at >= last else flags & ~_FIN_PSH) & (0xFF if not number else ~_CWR)
+        value = sequence + at - body & 0xFFFFFFFF
         length = header + len(piece)
-        whole = fixed + (value >> 16) + (value & 0xFFFF) + now + length
-        check = checksum(piece, whole)
-        yield b"%b%b%b%b%c%b%b%b%b" % (
-            ip.of(length, number), ports, value.to_bytes(4, "big"), after, now, window,
-            check.to_bytes(2, "big"), rest, piece,
-        )  # fmt: skip
+        headers.set(length, number)
+        _pack_long(buffer, sequence_at, value)
+        buffer[flags_at] = now
+        changed = (value >> 16) + (value & 0xFFFF) + now + length
+        _pack_field(buffer, checksum_at, checksum(piece, fixed + changed))
+        yield b"".join((buffer, piece))
 
 
 def _udp_segments(packet: bytes, network: int, start: int, size: int) -> Iterator[bytes]:
-    ip = _Network(packet, network, start)
-    ports = packet[start : start + 4]
-    fixed = _pseudo(packet, network, _UDP) + _sum(ports)
-    payload = memoryview(packet)[start + 8 :]
-    for number, at in enumerate(range(0, len(payload), size)):
-        piece = bytes(payload[at : at + size])
+    body = start + 8
+    headers = _Headers(packet, network, start, body)
+    fixed = _pseudo(packet, network, _UDP) + _sum(packet[start : start + 4])
+    for number, at in enumerate(range(body, len(packet), size)):
+        piece = packet[at : at + size]
         length = 8 + len(piece)
+        headers.set(length, number)
         check = checksum(piece, fixed + 2 * length) or 0xFFFF  # 0 would be: none (RFC 768)
-        yield b"%b%b%b%b%b" % (
-            ip.of(length, number), ports, length.to_bytes(2, "big"), check.to_bytes(2, "big"), piece,
-        )  # fmt: skip
+        _pack_fields(headers.buffer, start + 4, length, check)
+        yield b"".join((headers.buffer, piece))
