@@ -148,12 +148,19 @@ class Link:
         self._target = target
         try:
             syscalls.symlink(target, self.path)
-        except FileExistsError:
-            if not os.path.islink(self.path) or os.path.exists(self.path):
-                raise
-            syscalls.unlink(self.path)  # left by a process that was killed: it leads nowhere
+        except FileExistsError as exc:
+            if not self._is_left_over():
+                raise _in_the_way(exc, self.path) from None
+            syscalls.unlink(self.path)
             syscalls.symlink(target, self.path)
         self._made = syscalls.lstat(self.path)
+
+    def _is_left_over(self) -> bool:
+        """Whether what is there was left by a process that was killed: a link that leads nowhere, or to the
+        port that is new now, since the kernel gives the lowest number that is free."""
+        if not os.path.islink(self.path):
+            return False
+        return syscalls.readlink(self.path) == self._target or not os.path.exists(self.path)
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -161,6 +168,13 @@ class Link:
             # The number of a file that was removed may be given to the next one at once.
             if os.path.samestat(self._made, found) and os.readlink(self.path) == self._target:
                 syscalls.unlink(self.path)
+
+
+def _in_the_way(exc: OSError, path: str) -> OSError:
+    what = "it is no symbolic link, and stays"
+    if os.path.islink(path):
+        what = f"it leads to {os.path.realpath(path)}; remove it if nobody uses it"
+    return FileExistsError(exc.errno, f"{os.strerror(errno.EEXIST)}: {what}", path)
 
 
 async def connect_pty(
@@ -175,8 +189,9 @@ async def connect_pty(
     """Make a virtual serial port, and be the device behind it.
 
     Programs find it at ``transport.get_extra_info("slave_name")``, and at *link*, a symbolic link that is
-    removed at the end unless it is somebody else's by then; one that leads nowhere is replaced. *mode*,
-    *owner*, *group*: permission bits and numeric ids of the port itself (0o620 and this user by default).
+    removed at the end unless it is somebody else's by then; one that leads nowhere, or to this port, was left
+    by a process that was killed and is replaced. *mode*, *owner*, *group*: permission bits and numeric ids of
+    the port itself (0o620 and this user by default).
 
     *on_event*, or else the protocol's ``terminal_event`` if it has one, is called with a `TerminalEvent`: the
     port was opened, closed, set to another speed (``transport.speed``)... Two programs that have it at once

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fdtransport import connect_fd, relay
+from fdtransport._core import syscalls
 from fdtransport.pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty
 from fdtransport.testing import (
     FarEnd,
@@ -237,6 +238,30 @@ async def test_the_link_has_mode_and_is_removed(tmp_path: Path) -> None:
     assert os.readlink(link) == name
     await transport.aclose()
     assert not link.is_symlink()
+
+
+async def test_the_link_of_a_killed_process_is_replaced_when_its_number_is_given_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "ttyV0"
+    new = syscalls.open_terminal()  # another process may get the number, so it is had before
+    monkeypatch.setattr(syscalls, "open_terminal", lambda: new)
+    link.symlink_to(new[1])
+    transport, _ = await port(link=link)
+    assert os.readlink(link) == transport.get_extra_info("slave_name") == new[1]
+    await transport.aclose()
+    assert not link.is_symlink()
+
+
+async def test_the_link_to_a_terminal_that_is_there_stays(tmp_path: Path) -> None:
+    link = tmp_path / "ttyV0"
+    master, slave = os.openpty()
+    link.symlink_to(os.ttyname(slave))
+    with pytest.raises(FileExistsError, match=f"leads to {os.ttyname(slave)}; remove it if nobody"):
+        await connect_pty(RecordingProtocol, link=link)
+    assert os.readlink(link) == os.ttyname(slave)
+    os.close(master)
+    os.close(slave)
 
 
 async def test_the_link_of_somebody_else_stays(tmp_path: Path) -> None:
