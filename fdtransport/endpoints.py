@@ -15,11 +15,8 @@ from .packets import PacketStream, packet_stream_factory
 from .schemes import OF_NO_USE, SCHEMES, Factory, Scheme
 from .sockets import Server
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
-from .urls import (
-    Url,
-    read_options,
-    split_url,
-)
+from .url_options import read_options
+from .urls import Url, split_url
 
 __all__ = [
     "Endpoint",

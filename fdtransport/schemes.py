@@ -35,36 +35,38 @@ from .tcp import create_connection, create_server
 from .tls import client_context, server_context
 from .tuntap import connect_tuntap
 from .unix import create_unix_connection, create_unix_server
-from .urls import (
-    Address,
+from .url_options import (
     Option,
-    Url,
-    address,
     choice,
-    command_line,
-    descriptor,
-    descriptors,
     directory,
     file,
     flag,
     group,
     hardware_address,
     host_name,
-    interface,
     interface_addresses,
     key,
-    listening_address,
     name,
     names,
     namespace,
     networks,
-    nothing,
-    path,
     permissions,
     seconds,
-    socket_path,
     whole,
     window,
+)
+from .urls import (
+    Address,
+    Url,
+    address,
+    command_line,
+    descriptor,
+    descriptors,
+    interface,
+    listening_address,
+    nothing,
+    path,
+    socket_path,
     words,
 )
 from .watch_lines import connect_watch

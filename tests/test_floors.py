@@ -21,6 +21,7 @@ FLOORS = {
     "_core.flow": 1,
     "_core.queues": 1,
     "urls": 1,
+    "url_options": 1.1,
     "_core.parmrk": 1,
     "_core.file_events": 1.1,
     "_core.handle": 1.1,
