@@ -34,7 +34,8 @@ from .loop import EventLoop, new_event_loop
 from .packets import PacketStream
 from .pipes import PacketPipeTransport, PipeTransport, connect_read_pipe, connect_write_pipe, open_pipe
 from .process_streams import Process, create_subprocess_exec, create_subprocess_shell
-from .processes import ProcessTransport, subprocess_exec, subprocess_shell
+from .process_transport import ProcessTransport
+from .processes import subprocess_exec, subprocess_shell
 from .program import ProgramTransport
 from .pty import PtyTransport, WindowSize
 from .pty_port import PtyPortTransport, TerminalEvent, connect_pty, open_pty

@@ -18,7 +18,8 @@ from typing import Any
 from ._core.child import LADDER, Child, Ending
 from ._core.child_fds import descriptor_map
 from .popen_words import NOTHING, SAME
-from .processes import SHELL, Phase, ProcessTransport
+from .process_transport import Phase, ProcessTransport
+from .processes import SHELL
 
 __all__ = ["AsPopen", "PopenTransport", "popen_transport"]
 

@@ -16,7 +16,8 @@ from ._core.spawn import StrOrBytesPath
 from .errors import OutputLimitError
 from .popen_words import SAME, check_words
 from .process_pipes import nobody_reads
-from .processes import ProcessTransport, open_process, shell_words
+from .process_transport import ProcessTransport
+from .processes import open_process, shell_words
 from .streams import DEFAULT_LIMIT, StreamReader, StreamReaderProtocol, stream_writer
 
 __all__ = ["Process", "create_subprocess_exec", "create_subprocess_shell"]

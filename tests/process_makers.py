@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from fdtransport.processes import ProcessTransport
+from fdtransport.process_transport import ProcessTransport
 from fdtransport.testing import FarEnd, Features
 
 #: pidfd_getfd(2), the same number on all architectures.
