@@ -51,6 +51,8 @@ class SerialTransport(LineControl):
 
     #: A read(2) of a terminal device takes at most 4 KiB, however much has come.
     _plenty, _most_reads = 2048, 32
+    #: A line has no end of file; what is answered there comes soon.
+    _EOF_SILENCE = 1.0
 
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
