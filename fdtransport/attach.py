@@ -53,6 +53,9 @@ class TerminalTransport(StdioTransport):
 
     __slots__ = ("_escape", "_escape_byte", "_own", "_raw", "_size", "_tell_size", "_timer")
 
+    #: Nobody should have to type something in order to see that nobody listens.
+    _EOF_CLOSES = True
+
     _escape: Escape | None
     _raw: RawTerminal | None
     #: The size of the window, as far as was told.

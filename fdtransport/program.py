@@ -39,6 +39,8 @@ class ProgramTransport(StreamTransport):
 
     #: The signals of ``terminate``.
     _LADDER: ClassVar[Sequence[int]] = LADDER
+    #: What is left for it is not waited for once it takes no more of it.
+    _PATIENCE = 10.0
 
     _child: Child
     #: What starts the program; None once it has.

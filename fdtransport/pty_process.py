@@ -41,6 +41,8 @@ class PtyProcessTransport(ProgramTransport, PtyTransport):
     __slots__ = ("_child", "_dropped", "_last", "_linger", "_slave", "_start")
 
     _LADDER = LADDER
+    #: A program takes Ctrl-D for an end only if it likes.
+    _EOF_SILENCE = 10.0
 
     #: The other end, held while the program runs: without anybody there, the terminal counts as hung up.
     _slave: int

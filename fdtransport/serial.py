@@ -55,6 +55,30 @@ __all__ = [
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
+#: Turns of the loop from connection_made to the first read, of what pyserial-asyncio's functions open.
+#: `run_until_complete` of these takes up to four to return (on uvloop). A protocol that is through by then,
+#: and calls `loop.stop()` as its documentation does, would stop that once more, and not the `run_forever` to
+#: come.
+STILL = 4
+
+
+class WaitingSerialTransport(SerialTransport):
+    """A `SerialTransport` that does not read in the first turns of its life."""
+
+    __slots__ = ()
+
+    def _begin_reading(self, waiter: asyncio.Future[None] | None) -> None:
+        self._remove_reader()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._read_in(STILL)
+
+    def _read_in(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._read_in, turns - 1, context=self._context)
+        else:
+            super()._begin_reading(None)
+
 
 def _pyserial_options(
     baudrate: Any = 9600,
@@ -111,7 +135,9 @@ async def create_serial_connection(
         return connected
     close_timeout = checked_timeout(kwargs.pop("close_timeout", None))
     port = await _port_for(*args, **kwargs)
-    return await transport_on(loop, protocol_factory, port, close_timeout=close_timeout)
+    return await transport_on(
+        loop, protocol_factory, port, close_timeout=close_timeout, kind=WaitingSerialTransport
+    )
 
 
 async def _port_for(url: Any, *args: Any, allow: Collection[str] = (), **kwargs: Any) -> Any:
@@ -140,7 +166,7 @@ async def connection_for_serial(
         return connected
 
     def make(running: Any, file: Any, protocol: Any, waiter: Any) -> SerialTransport:
-        return SerialTransport(loop or running, protocol, file, waiter)
+        return WaitingSerialTransport(loop or running, protocol, file, waiter)
 
     return await open_transport(make, protocol_factory, serial_instance)
 

@@ -31,11 +31,12 @@ async def transport_on(
     port: Any,
     gap: float | Characters | None = None,
     close_timeout: float | None = None,
+    kind: type[SerialTransport] = SerialTransport,
 ) -> tuple[SerialTransport, P]:
-    """A transport on an open port, which is closed if that fails."""
+    """A transport of *kind* on an open port, which is closed if that fails."""
 
     def make(running: Any, file: Any, protocol: Any, waiter: Any) -> SerialTransport:
-        transport = SerialTransport(loop or running, protocol, file, waiter)
+        transport = kind(loop or running, protocol, file, waiter)
         transport.close_timeout = close_timeout
         if gap:
             transport.gather_frames(gap, transport.settings)

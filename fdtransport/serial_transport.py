@@ -11,7 +11,7 @@ from typing import Any
 from ._core import serial_line, syscalls
 from ._core.base import Detached
 from ._core.handle import Handle
-from ._core.lifecycle import CloseReason, Event, State
+from ._core.lifecycle import CloseReason, State
 from ._core.parmrk import LineError
 from ._core.serial_error import serial_error
 from ._core.serial_file import DEPARTURES
@@ -26,10 +26,6 @@ __all__ = ["SerialTransport", "checked_timeout"]
 
 #: Seconds for which a thread of the executor may be held by a port that is being closed.
 BRIEFLY = 1.0
-#: Turns of the loop between connection_made and the first read. `run_until_complete` of what opens a port
-#: takes up to four to return (on uvloop); a protocol that is through by then, and calls `loop.stop()` as
-#: those of pyserial-asyncio's documentation do, would stop that once more, and not the `run_forever` to come.
-STILL = 4
 
 
 class SerialTransport(LineControl):
@@ -51,6 +47,8 @@ class SerialTransport(LineControl):
 
     #: A read(2) of a terminal device takes at most 4 KiB, however much has come.
     _plenty, _most_reads = 2048, 32
+    #: A line has no end of file; what is answered there comes soon.
+    _EOF_SILENCE = 1.0
 
     #: Set to have what is unsent thrown away, while the port is being closed.
     _departing: threading.Event | None
@@ -77,27 +75,13 @@ class SerialTransport(LineControl):
             if self._pump is not None:
                 self._pump.dispose()
             raise
+        if waiter is None:
+            # Made by hand, as with pyserial-asyncio: nothing is read in the turn of connection_made.
+            self._remove_reader()
         if self._pump is not None:
             loop.call_soon(self._pump.start)
         if isinstance(serial_instance, Port):
             serial_instance.belongs_to(self)
-
-    def _get_going(self, waiter: asyncio.Future[None] | None) -> None:
-        self._remove_reader()
-        self._begun()
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        self._read_in(STILL)
-
-    def _read_in(self, turns: int) -> None:
-        if turns:
-            self._loop.call_soon(self._read_in, turns - 1, context=self._context)
-            return
-        try:
-            if self.is_reading() and not self._reader_on:
-                self._read_again()
-        except (OSError, RuntimeError) as exc:
-            self._step(Event.READ_ERROR, exc)
 
     def _check_kind(self) -> None:
         if self._rfd < 0 or self._wfd < 0:
@@ -295,5 +279,3 @@ def _has_own_descriptor(instance: Any) -> bool:
     home = getattr(getattr(type(instance), "read", None), "__module__", None)
     writes = getattr(getattr(type(instance), "write", None), "__module__", None)
     return home == writes and home in ("serial.serialposix", "serial.urlhandler.protocol_socket")
-
-

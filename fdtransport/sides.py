@@ -15,18 +15,11 @@ from ._core import syscalls
 from ._core.reading import READ_SIZE
 from ._core.spare import Stock
 from ._core.stream import StreamTransport
-from .attach import TerminalTransport
-from .program import ProgramTransport
-from .pty_process import PtyProcessTransport
-from .serial_transport import SerialTransport
 
 __all__ = ["Course", "Moved", "Owner", "Side"]
 
-#: Seconds of silence after which an end is closed that cannot be told of the other's end: one under TLS, or
-#: a terminal, where a program takes Ctrl-D for one only if it likes. Also for a program to take what is left.
+#: Seconds of silence after which an end under TLS is closed, once the other has ended: TLS has no half-close.
 SILENCE = 10.0
-#: The same for a serial line, which has no end of file: what it answers comes soon.
-LINE_SILENCE = 1.0
 
 
 @dataclass(slots=True)
@@ -82,12 +75,13 @@ class Owner(Protocol):
 class Side(asyncio.Protocol):
     """One transport of a relay, and its protocol meanwhile (a `ReadyProtocol` where it is ours)."""
 
-
     def __init__(self, relay: Owner, name: str, transport: Any) -> None:
         self.relay = relay
         self.name = name
         self.transport = transport
         self.ours: bool = isinstance(transport, StreamTransport)
+        # Where its class says what an end means to it. Another library's is a plain byte stream.
+        self.kind: type[StreamTransport] = type(transport) if self.ours else StreamTransport
         self.former: Any = transport.get_protocol()
         self.lost: bool = self.former is None
         self.stream: Any = None  # the StreamReader that it had
@@ -159,8 +153,8 @@ class Side(asyncio.Protocol):
             self.inward.block()
 
     def show_size(self, other: Any) -> None:
-        """Where this is the user's terminal and *other* has a window as well, have that follow it."""
-        if isinstance(self.transport, TerminalTransport) and hasattr(other, "resize") and not self.lost:
+        """Where this tells the size of its window, and *other* has a window too, have that follow it."""
+        if hasattr(self.transport, "forward_size") and hasattr(other, "resize") and not self.lost:
             self.transport.forward_size(other)
 
     def unread(self) -> tuple[bytes, bool]:
@@ -189,10 +183,9 @@ class Side(asyncio.Protocol):
         """Pass an end of file on, where there is a way to.
 
         Returns seconds of silence after which all is over, where nobody may have heard of it. Under TLS it
-        would end both directions. At the user's terminal it does: nobody should have to type something in
-        order to see that nobody listens.
+        would end both directions.
         """
-        if isinstance(self.transport, TerminalTransport):
+        if self.kind._EOF_CLOSES:
             self.transport.close()
             return None
         try:
@@ -201,13 +194,11 @@ class Side(asyncio.Protocol):
         except OSError as exc:
             self.relay.failed(self, exc)
             self.transport.abort()
-        if isinstance(self.transport, SerialTransport):
-            return LINE_SILENCE
-        return SILENCE if self._is_tls() or isinstance(self.transport, PtyProcessTransport) else None
+        return SILENCE if self._is_tls() else self.kind._EOF_SILENCE
 
     def patience(self) -> float | None:
         """Seconds without progress in which it may take what it was sent, when nobody is left to wait."""
-        return SILENCE if isinstance(self.transport, ProgramTransport) else None
+        return self.kind._PATIENCE
 
     def _is_hung_up(self) -> bool:
         """Whether the other side has ended both directions. (At the end of a pipe it is only this one.)"""

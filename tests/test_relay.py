@@ -7,13 +7,14 @@ import errno
 import os
 import pty
 import select
+import socket
 import tty
 from contextlib import suppress
 
 import pytest
-from relay_ends import MAKERS, MIB, end_of, flood, lost, move, near, relayed, relayed_files
+from relay_ends import MAKERS, MIB, Quiet, end_of, flood, lost, move, near, relayed, relayed_files
 
-from fdtransport import connect_fd, open_fd
+from fdtransport import StreamTransport, connect_fd, open_fd
 from fdtransport.relay import Relay, RelayResult, relay
 from fdtransport.testing import FOREVER, FarEnd, FaultPlan, RecordingProtocol, pattern
 from fdtransport.testing.observe import until
@@ -67,6 +68,77 @@ async def test_an_end_that_cannot_half_close_is_not_told_of_the_other_end_of_fil
         terminal.close()
         assert await client.recv_to_end() == b""
         await task
+
+
+async def near_as(kind, file):
+    loop = asyncio.get_running_loop()
+    made = loop.create_future()
+    transport = kind(loop, file, Quiet(), made)
+    await made
+    return transport
+
+
+class Deaf(StreamTransport):
+    """Somebody's own kind: its other side does not hear of an end, and soon has nothing more to say."""
+
+    _EOF_SILENCE = 0.05
+
+    def can_write_eof(self):
+        return False
+
+
+class AllAtOnce(StreamTransport):
+    _EOF_CLOSES = True
+
+
+@pytest.mark.parametrize("kind", [Deaf, AllAtOnce])
+async def test_a_kind_of_transport_says_itself_how_it_ends_with_the_other_end(kind):
+    ours, theirs = socket.socketpair()
+    other = await near_as(kind, ours)
+    one, client = await end_of("unix")
+    with client, FarEnd(theirs) as server:
+        task = asyncio.ensure_future(relay(one, other))
+        await client.send(b"question")
+        client.shutdown_write()
+        async with asyncio.timeout(10):
+            assert await server.recv_to_end() == b"question"
+            result = await task
+    assert (result.a_to_b.bytes, result.error) == (8, None)
+
+
+async def test_a_kind_of_transport_says_itself_how_long_it_may_take_what_nobody_will_answer():
+    class Slow(StreamTransport):
+        _PATIENCE = 0.05
+
+    ours, theirs = socket.socketpair()
+    other = await near_as(Slow, ours)
+    one, client = await end_of("unix")
+    with client, FarEnd(theirs):
+        task = asyncio.ensure_future(relay(one, other))
+        await flood(client)
+        client.close()
+        async with asyncio.timeout(10):
+            result = await task
+    assert (result.failed, result.error.errno) == ("b", errno.ETIMEDOUT)
+
+
+async def test_whoever_has_a_window_has_it_followed_by_another_one():
+    class Window(StreamTransport):
+        followed = None
+
+        def forward_size(self, to):
+            self.followed = to
+
+        def resize(self, rows, columns, xpixel=0, ypixel=0):
+            pass
+
+    pairs = [socket.socketpair() for _ in range(2)]
+    a, b = [await near_as(Window, ours) for ours, _ in pairs]
+    task = asyncio.ensure_future(relay(a, b))
+    await until(lambda: a.followed is b and b.followed is a, "the relay has begun")
+    for _, theirs in pairs:
+        theirs.close()
+    await task
 
 
 async def test_without_linger_the_second_direction_may_go_on_for_ever():

@@ -17,6 +17,8 @@ from child_checks import no_child_is_left  # noqa: F401 - a fixture
 from relay_ends import MIB, Quiet, near
 
 from fdtransport import RelayResult, connect_exec, create_subprocess_exec, open_fd, relay, spawn_pty
+from fdtransport.program import ProgramTransport
+from fdtransport.pty_process import PtyProcessTransport
 from fdtransport.testing import FarEnd, pattern
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
@@ -25,7 +27,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linu
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> float:
     """The seconds after which a silent end is given up, in place of ten."""
-    monkeypatch.setattr(sys.modules["fdtransport.sides"], "SILENCE", 1.0)
+    monkeypatch.setattr(ProgramTransport, "_PATIENCE", 1.0)
+    monkeypatch.setattr(PtyProcessTransport, "_EOF_SILENCE", 1.0)
     return 1.0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 from terminal_pair import port
 
-from fdtransport.serial import connection_for_serial, create_serial_connection
+from fdtransport import connect_serial
+from fdtransport.serial import SerialTransport, connection_for_serial, create_serial_connection
 
 serial = pytest.importorskip("serial")
 
@@ -92,3 +94,32 @@ def test_nothing_is_read_before_the_coroutine_has_returned(
         loop.run_forever()
         assert protocol.told == ["made", "data", "lost"]
         loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def test_what_is_made_by_hand_is_not_read_in_the_turn_of_connection_made(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        pytest.skip("libuv looks at descriptors at the end of that turn, for pyserial-asyncio's as well")
+
+    async def make() -> None:
+        SerialTransport(loop, protocol, opened)
+
+    protocol = Output()
+    with port() as one:
+        opened = serial.serial_for_url(one.path)
+        os.write(one.far, b"hello\n")
+        assert select.select([one.kept], [], [], 5)[0]
+        loop.run_until_complete(make())
+        assert protocol.told == ["made"]
+        loop.call_later(10, loop.stop)
+        loop.run_forever()
+        assert protocol.told == ["made", "data", "lost"]
+        loop.run_until_complete(loop.shutdown_default_executor())
+
+
+async def test_what_is_not_of_pyserial_asyncio_reads_from_the_beginning() -> None:
+    with port() as one:
+        transport, _ = await connect_serial(asyncio.Protocol, one.path)
+        assert "read=polling" in repr(transport)
+        await transport.aclose()

@@ -284,7 +284,7 @@ async def test_an_endpoint_names_a_port_and_its_settings() -> None:
 async def test_a_relay_gives_the_port_back_when_the_other_end_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["fdtransport.sides"], "LINE_SILENCE", 0.2)
+    monkeypatch.setattr(serial.SerialTransport, "_EOF_SILENCE", 0.2)
     with terminal() as port:
         transport, _ = await connect_serial(RecordingProtocol, port.path)
         near, far = socket.socketpair()

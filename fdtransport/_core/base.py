@@ -106,10 +106,10 @@ class BaseTransport(Backpressure):
         try:
             self._guard("protocol.connection_made() failed", self._protocol.connection_made, self)
         finally:  # also after an interrupt (KeyboardInterrupt): whoever waits here must not wait for ever
-            self._get_going(waiter)
+            self._begun()
+            self._begin_reading(waiter)
 
-    def _get_going(self, waiter: asyncio.Future[None] | None) -> None:
-        self._begun()
+    def _begin_reading(self, waiter: asyncio.Future[None] | None) -> None:
         try:
             if self.is_reading() and not self._reader_on:
                 self._read_again()

@@ -57,6 +57,16 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
 
     _new_queue: ClassVar[Callable[[], ByteQueue]] = ByteQueue
 
+    # What the kind is as an end of a relay; for adapters to override.
+    #: Whether the end of the other end closes it, rather than its write side alone.
+    _EOF_CLOSES: ClassVar[bool] = False
+    #: Seconds of silence after that end which count as its own, where its peer may not have heard of it;
+    #: None where ``write_eof()`` tells for sure, and the answer may take its time.
+    _EOF_SILENCE: ClassVar[float | None] = None
+    #: Seconds without progress after which what is left for it is dropped, when nobody waits for its answers
+    #: any more; None: never.
+    _PATIENCE: ClassVar[float | None] = None
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
