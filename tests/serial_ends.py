@@ -1,4 +1,4 @@
-"""Terminals for the tests of serial ports."""
+"""Terminals for the tests of serial ports, and the end of what was opened on them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import termios
 import tty
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["Terminal", "terminal"]
+__all__ = ["Terminal", "end", "terminal"]
 
 
 class Terminal:
@@ -46,3 +47,8 @@ def terminal() -> Iterator[Terminal]:
         yield made
     finally:
         made.close()
+
+
+async def end(*transports: Any) -> None:
+    for transport in transports:
+        await transport.aclose(timeout=1)
