@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ _log = logging.getLogger("fdtransport")
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO)
 #: It is there, and may be to be had before long: who may open it is set a moment after it appears.
 _LATER = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EAGAIN, errno.ECONNREFUSED, errno.ETIMEDOUT)
+#: The network on the way to it is down, or not up yet.
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNRESET, socket.EAI_AGAIN)
 #: This process, or the machine, is short of something; a program that runs for months outlives that.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: A connection that ended sooner, in seconds, counts as a failure.
@@ -51,9 +54,9 @@ class ReconnectingSerial:
 
     Settings and lines that were changed on the open port are set again on the next one. A device that is not
     there is waited for by inotify(7) on its directory, with no polling. One that is there and cannot be had
-    (somebody else has it, no permission yet, no descriptor free), and one that keeps going at once, is tried
-    again after *first* seconds, then twice as many, up to *most*. *on_wait* is called with each `SerialError`
-    that is waited out.
+    (somebody else has it, no permission yet, no network, no descriptor free), and one that keeps going at
+    once, is tried again after *first* seconds, then twice as many, up to *most*. *on_wait* is called with
+    each `SerialError` that is waited out.
 
     ``aclose()`` ends whoever waits, and the loop. Another loop, or ``connect``, opens the port again.
 
@@ -138,7 +141,7 @@ class ReconnectingSerial:
                 try:
                     found, protocol = await connect_serial(protocol_factory, self._url, **self._options)
                 except SerialError as exc:
-                    if exc.errno not in _ABSENT + _LATER + _SCARCE:
+                    if exc.errno not in _ABSENT + _LATER + _UNREACHABLE + _SCARCE:
                         raise
                     self._tell(exc)
                     absent = exc.errno == errno.ENOENT or self._url.startswith("hwgrep:")

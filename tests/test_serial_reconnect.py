@@ -6,13 +6,14 @@ import asyncio
 import errno
 import itertools
 import os
+import socket
 import time
 from typing import Any
 
 import pytest
 from serial_ends import Terminal, terminal
 
-from fdtransport import ReconnectingSerial, SerialError, connect_serial, list_ports
+from fdtransport import ReconnectingSerial, SerialError, connect_serial, list_ports, serial_urls
 from fdtransport.testing import FaultPlan, RecordingProtocol, SerialPair, serial_pair
 from fdtransport.testing.observe import turns, until
 
@@ -148,6 +149,26 @@ async def test_a_shortage_of_descriptors_or_memory_is_waited_out(number: int) ->
         plan.fail("inotify_init1", errno=number, times=3)
         plan.fail("open", errno=number, times=3)
         async with ReconnectingSerial(device.path, first=0.001, on_wait=waits.append) as port:
+            await port.connect(RecordingProtocol)
+    assert [exc.errno for exc in waits] == [number] * 3
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET, socket.EAI_AGAIN]
+)
+async def test_a_network_that_is_down_is_waited_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[SerialError] = []
+    dial = serial_urls.dial
+
+    async def dialled(*arguments: Any) -> Any:
+        if len(waits) < 3:
+            raise OSError(number, "on purpose")
+        return await dial(*arguments)
+
+    monkeypatch.setattr(serial_urls, "dial", dialled)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = "socket://{}:{}".format(*server.getsockname())
+        async with ReconnectingSerial(url, first=0.001, on_wait=waits.append) as port:
             await port.connect(RecordingProtocol)
     assert [exc.errno for exc in waits] == [number] * 3
 
