@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from loop_stalls import Longest
+from serial_ends import unaccepting
 from terminal_pair import Port, port
 
 #: Seconds that the loop may be held for; runs; seconds that are watched after something that takes longer.
@@ -155,15 +156,8 @@ async def given_up(task: asyncio.Future[Any]) -> None:
 
 @situation("open of a socket:// that nobody accepts")
 async def _backlog(module: Any) -> float:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(3):  # more than the queue holds
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                waiting.connect(server.getsockname())
-        with Longest() as longest:
-            url = "socket://{}:{}".format(*server.getsockname())
-            await given_up(asyncio.ensure_future(opened(module, url)))
+    with unaccepting() as url, Longest() as longest:
+        await given_up(asyncio.ensure_future(opened(module, url)))
     return longest.seconds
 
 
