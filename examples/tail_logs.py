@@ -101,12 +101,9 @@ def main() -> int:
     parser.add_argument("log", nargs="?", help="the file (default: one of its own)")
     parser.add_argument("url", nargs="?", help="where it goes")
     parser.add_argument(
-        "--lines",
-        type=between(int, 1, 10**7),
-        default=1000,
-        metavar="N",
+        "--lines", type=between(int, 1, 10**7), default=1000, metavar="N",
         help="of its own log (default 1000)",
-    )
+    )  # fmt: skip
     args = parser.parse_args()
     if args.log is not None and args.url is None:
         parser.error("a log goes to a URL, as in tcp://collector:7000")

@@ -107,12 +107,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.tree_view", description=__doc__.splitlines()[0])
     parser.add_argument("directory", nargs="?", help="shown until Ctrl-C (default: one of its own)")
     parser.add_argument(
-        "--changes",
-        type=between(int, 1, 10**6),
-        default=100,
-        metavar="N",
+        "--changes", type=between(int, 1, 10**6), default=100, metavar="N",
         help="made in its own directory (default 100)",
-    )
+    )  # fmt: skip
     args = parser.parse_args()
     return run_command(run(args.directory, args.changes))
 

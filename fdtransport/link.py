@@ -47,7 +47,8 @@ class Link:
             link.set(up=True)
             print(link.state().mtu)
 
-    Several threads may use it. Changes take CAP_NET_ADMIN.
+    Several threads may use it. Changes take CAP_NET_ADMIN. When the interface has been deleted, or moved to
+    another namespace, what is asked of it raises OSError (ENODEV).
 
     :raises ValueError, TypeError: *name* is none. :raises OSError: ENODEV, there is no such interface; EPERM.
     """
@@ -59,10 +60,12 @@ class Link:
         self._holders = 1
         self._sock: socket.socket = in_namespace(netns, lambda: _route_socket(0))
         try:
-            self.index: int = self.find(name).ifindex
+            found = self.find(name)
         except BaseException:
             self._sock.close()
             raise
+        self.index: int = found.ifindex
+        self._name = found.name
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class Link:
 
     def state(self) -> LinkState:
         """What the kernel tells of it now: name, up, running, mtu, hwaddr, statistics..."""
-        return self.find(self.index)
+        return netlink.read_link(self._ask_of_it(netlink.link_request(self.index))[0])
 
     def addresses(self) -> list[Interface]:
         """Its IPv4 and IPv6 addresses with their prefixes, as ``ipaddress.ip_interface`` has them."""
@@ -117,12 +120,18 @@ class Link:
 
     def _addresses(self) -> list[Address]:
         found = map(netlink.read_address, self._ask(netlink.addresses_request()))
-        return [address for address in found if address.ifindex == self.index]
+        return [address for address in found if address.ifindex == self.index] or self._none()
 
     def routes(self) -> list[Route]:
         """The routes that go through it."""
         found = map(netlink.read_route, self._ask(netlink.routes_request()))
-        return [route for route in found if route is not None and route.ifindex == self.index]
+        ours = [route for route in found if route is not None and route.ifindex == self.index]
+        return ours or self._none()
+
+    def _none(self) -> list[Any]:
+        """No addresses, or routes: the kernel has none to tell of one that has gone, either."""
+        self.state()
+        return []
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Link:
         for what, value in (("mtu", mtu), ("txqueuelen", txqueuelen)):
             if value is not None:
                 number_of(what, value)
-        self._ask(
+        self._ask_of_it(
             netlink.link_setting(
                 self.index, up=up, mtu=mtu, txqueuelen=txqueuelen, hwaddr=packed, name=name,
                 link_local=link_local,
@@ -177,7 +186,7 @@ class Link:
         if other is not None and other.version != interface.version:
             raise ValueError(f"{interface} and its peer {other} are of different families")
         try:
-            self._ask(netlink.address_request(self.index, interface, other, add=add, check=check))
+            self._ask_of_it(netlink.address_request(self.index, interface, other, add=add, check=check))
         except FileExistsError:
             pass  # it is there
         except OSError as exc:
@@ -224,13 +233,13 @@ class Link:
             if other is not None and other.version != network.version:
                 raise ValueError(f"{network} and {other} are of different families")
         try:
-            self._ask(netlink.route_request(self.index, network, hop, add=add, **options))
+            self._ask_of_it(netlink.route_request(self.index, network, hop, add=add, **options))
         except OSError as exc:
             raise OSError(exc.errno, f"{exc.strerror} (route to {network})") from None
 
     def delete(self) -> None:
         """Remove the interface itself. :raises OSError: EPERM; EOPNOTSUPP, it is not a virtual one."""
-        self._ask(netlink.link_deletion(self.index))
+        self._ask_of_it(netlink.link_deletion(self.index))
 
     # -- events --------------------------------------------------------------------------------
 
@@ -261,6 +270,24 @@ class Link:
             syscalls.close(namespace)
 
     # -- talking to the kernel -----------------------------------------------------------------
+
+    def _ask_of_it(self, request: Request) -> list[Message]:
+        """As ``_ask``, what concerns this interface. Why it is gone, the kernel does not tell from here."""
+        try:
+            return self._ask(request)
+        except OSError as exc:
+            # Of one whose MTU is too small for IPv6 the kernel says the same, when that is asked for.
+            if exc.errno != errno.ENODEV or self._is_here():
+                raise
+            what = f"there is no interface {self._name!r} (number {self.index}) here any more"
+            why = "it was deleted, or is in another network namespace, where Link(name, netns) finds it"
+            raise OSError(exc.errno, f"{os.strerror(errno.ENODEV)}: {what}: {why}") from None
+
+    def _is_here(self) -> bool:
+        try:
+            return bool(self._ask(netlink.link_request(self.index)))
+        except OSError:
+            return False
 
     def _ask(self, request: Request) -> list[Message]:
         """Send a request, and return the answers to it."""

@@ -7,12 +7,13 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ._core import syscalls
 from ._core.file_events import Watched, file_events
-from ._core.serial_error import SerialError
+from ._core.serial_error import SerialError, serial_error
 from .serial_connect import StrPath, connect_serial
 from .serial_port import FilePort
 from .serial_transport import SerialTransport
@@ -29,6 +30,10 @@ _log = logging.getLogger("fdtransport")
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO)
 #: It is there, and may be to be had before long: who may open it is set a moment after it appears.
 _LATER = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EAGAIN, errno.ECONNREFUSED, errno.ETIMEDOUT)
+#: The network on the way to it is down, or not up yet.
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNRESET, socket.EAI_AGAIN)
+#: This process, or the machine, is short of something; a program that runs for months outlives that.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: A connection that ended sooner, in seconds, counts as a failure.
 SHORT = 1.0
 
@@ -49,8 +54,11 @@ class ReconnectingSerial:
 
     Settings and lines that were changed on the open port are set again on the next one. A device that is not
     there is waited for by inotify(7) on its directory, with no polling. One that is there and cannot be had
-    (somebody else has it, no permission yet), and one that keeps going at once, is tried again after *first*
-    seconds, then twice as many, up to *most*. *on_wait* is called with each `SerialError` that is waited out.
+    (somebody else has it, no permission yet, no network, no descriptor free), and one that keeps going at
+    once, is tried again after *first* seconds, then twice as many, up to *most*. *on_wait* is called with
+    each `SerialError` that is waited out.
+
+    ``aclose()`` ends whoever waits, and the loop. Another loop, or ``connect``, opens the port again.
 
     :raises ValueError: *first* and *most* are no such numbers.
     """
@@ -75,6 +83,8 @@ class ReconnectingSerial:
         self._limit = limit
         self._transport: SerialTransport | None = None
         self._writer: StreamWriter[SerialTransport] | None = None
+        self._waiting: tuple[asyncio.Timeout, asyncio.Event] | None = None
+        self._closed = False
         self._opened = 0.0
         self._failures = 0
 
@@ -93,11 +103,29 @@ class ReconnectingSerial:
 
         ``asyncio.timeout`` bounds it; cancelling is safe.
 
-        :raises SerialError: what waiting does not change: it is no serial port, or has not these settings.
-        :raises RuntimeError: it is open already.
+        :raises SerialError: what waiting does not change: it is no serial port, or has not these settings;
+            EBADF, ``aclose()`` was called meanwhile.
+        :raises RuntimeError: it is open already, or waited for already.
         """
         if self.connected:
             raise RuntimeError(f"{self._url} is open already; aclose() first")
+        if self._waiting is not None:
+            raise RuntimeError(f"another task waits for {self._url} already; aclose() first")
+        self._closed = False
+        over = asyncio.Event()
+        try:
+            async with asyncio.timeout(None) as until_closed:
+                self._waiting = until_closed, over
+                return await self._appear(protocol_factory)
+        except TimeoutError:
+            if not until_closed.expired():
+                raise
+            raise serial_error(errno.EBADF, f"{self._url} was closed while it was waited for") from None
+        finally:
+            self._waiting = None
+            over.set()
+
+    async def _appear(self, protocol_factory: Callable[[], P]) -> tuple[SerialTransport, P]:
         self._keep_state()
         if self._transport is not None:
             short = asyncio.get_running_loop().time() - self._opened < SHORT
@@ -113,7 +141,7 @@ class ReconnectingSerial:
                 try:
                     found, protocol = await connect_serial(protocol_factory, self._url, **self._options)
                 except SerialError as exc:
-                    if exc.errno not in _ABSENT + _LATER:
+                    if exc.errno not in _ABSENT + _LATER + _UNREACHABLE + _SCARCE:
                         raise
                     self._tell(exc)
                     absent = exc.errno == errno.ENOENT or self._url.startswith("hwgrep:")
@@ -155,18 +183,38 @@ class ReconnectingSerial:
         return reader, stream_writer(transport, protocol, reader, loop)
 
     def __aiter__(self) -> ReconnectingSerial:
+        self._closed = False
         return self
 
     async def __anext__(self) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
-        await self.aclose()
-        reader, self._writer = await self.open()
-        return reader, self._writer
+        await self._leave()
+        if self._closed:
+            raise StopAsyncIteration
+        try:
+            reader, self._writer = await self.open()
+        except SerialError:
+            if not self._closed:
+                raise
+        else:
+            if not self._closed:
+                return reader, self._writer
+        raise StopAsyncIteration
 
-    async def aclose(self, timeout: float | None = None) -> None:
-        """Close the port, if it is open. *timeout*: see ``SerialTransport.aclose``."""
-        self._writer = None
+    async def _leave(self, timeout: float | None = None) -> None:
         if self._transport is not None:
             await self._transport.aclose(timeout)
+        self._writer = None  # only now: one that is collected while its transport is open warns
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Close the port, if it is open, and end whoever waits for it: a loop over this ends, ``connect`` and
+        ``open`` raise `SerialError` (EBADF). *timeout*: see ``SerialTransport.aclose``."""
+        self._closed = True
+        if self._waiting is not None:
+            until_closed, over = self._waiting
+            if until_closed.when() is None:
+                until_closed.reschedule(0)
+            await over.wait()
+        await self._leave(timeout)
 
     async def __aenter__(self) -> ReconnectingSerial:
         return self

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ._core.watch_tree import Change
 from .feeding import FedTransport, Sink, connect_fed
-from .watcher import watch
+from .watcher import Watcher, watch
 
 __all__ = ["as_line", "connect_watch"]
 
@@ -35,14 +35,14 @@ def as_line(event: Change) -> bytes:
 
 
 async def connect_watch(
-    protocol_factory: Callable[[], P], *roots: str, **options: object
+    protocol_factory: Callable[[], P], *roots: str, **options: Any
 ) -> tuple[FedTransport, P]:
     """The events of ``watch(*roots, **options)`` as bytes: lines of JSON, see ``as_line``.
 
     A reader that is slow costs itself an overflow, as of ``watch``. The end comes when the last root has
     gone. Errors as of ``watch``.
     """
-    watcher = watch(*roots, batch=True, **options)  # type: ignore[arg-type]
+    watcher: Watcher[list[Change]] = watch(*roots, batch=True, **options)
     await watcher.__aenter__()
 
     async def feed(sink: Sink) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from ._core.watch_difference import Difference, compacted
 from ._core.watch_engine import Engine
@@ -17,6 +19,9 @@ __all__ = ["Subscription", "check_options"]
 #: How much longer than once the time of quiet may last altogether.
 LONGEST = 10
 
+#: What is given out: an event, or with ``batch`` a list of them.
+E_co = TypeVar("E_co", default=Change, covariant=True)
+
 
 def check_options(maxsize: int, settle: float) -> None:
     """:raises ValueError: they make no sense."""
@@ -26,8 +31,10 @@ def check_options(maxsize: int, settle: float) -> None:
         raise ValueError(f"settle ({settle!r}) must be at least 0 seconds")
 
 
-class Subscription:
+class Subscription(Generic[E_co]):
     """Events, in order: ``async for``, or ``get()``. Made by ``watch`` and ``Watcher.subscribe``.
+
+    For type checkers, ``WatchSubscription[list[WatchEvent]]`` is one with ``batch``.
 
     When more than *maxsize* of them wait, those that follow are not kept. Whoever goes on then gets what
     waits, OVERFLOW, what has become different since, and RESCANNED: the same tree in the end. Nobody else
@@ -41,7 +48,7 @@ class Subscription:
         settle: float,
         batch: bool,
         text: bool,
-        leave: Callable[[Subscription], object],
+        leave: Callable[[Subscription[Any]], object],
     ) -> None:
         check_options(maxsize, settle)
         self._leave = leave
@@ -91,7 +98,7 @@ class Subscription:
             self._leave(self)
             self._end()
 
-    async def get(self) -> Any:
+    async def get(self) -> E_co:
         """The next event; with ``batch``, the list of all that have come. Cancelling is safe: none is lost.
 
         :raises EOFError: there will be none any more: it was closed, or the last root has gone.
@@ -112,12 +119,14 @@ class Subscription:
                 if self._settle:
                     await self._quiet()
             source = self._settled or self._queue
+        given: Any  # whoever made this said which it is
         if self._batch:
-            batch = [change if self._text else _encoded(change) for change in source]
+            given = [change if self._text else _encoded(change) for change in source]
             source.clear()
-            return batch
-        change = source.popleft()
-        return change if self._text else _encoded(change)
+        else:
+            change = source.popleft()
+            given = change if self._text else _encoded(change)
+        return given  # type: ignore[no-any-return]
 
     async def _wait(self) -> None:
         if self._waiter is None:
@@ -145,10 +154,10 @@ class Subscription:
         self._queue.extend(missed.changes())
         self._queue.append(Change(Kind.RESCANNED, "", "", False))
 
-    def __aiter__(self) -> Subscription:
+    def __aiter__(self) -> Subscription[E_co]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> E_co:
         try:
             return await self.get()
         except EOFError:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Literal, overload
 
 from ._core import syscalls
 from ._core.inotify_limits import as_limit_error
@@ -20,7 +20,7 @@ from ._core.watch_ignore import Ignore, ignoring
 from ._core.watch_scan import Steps
 from ._core.watch_tree import Change, Kind, Node
 from .inotify import InotifyTransport
-from .watch_subscription import Subscription, check_options
+from .watch_subscription import E_co, Subscription, check_options
 
 __all__ = ["Watcher", "watch"]
 
@@ -34,8 +34,11 @@ BACKLOG = 8 * 1024 * 1024
 PATIENCE, MOST_PATIENCE = 0.02, 1.0
 
 
-class Watcher:
-    """What ``watch`` gives: an async context manager, and an async iterator of its events."""
+class Watcher(Generic[E_co]):
+    """What ``watch`` gives: an async context manager, and an async iterator of its events.
+
+    For type checkers, ``Watcher`` is one of events, and ``Watcher[list[WatchEvent]]`` one with ``batch``.
+    """
 
     def __init__(
         self,
@@ -65,8 +68,8 @@ class Watcher:
         self._options = (maxsize, settle, batch)
         self._engine: Engine | None = None
         self._transport: InotifyTransport | None = None
-        self._subscriptions: list[Subscription] = []
-        self._main: Subscription | None = None
+        self._subscriptions: list[Subscription[Any]] = []
+        self._main: Subscription[Any] | None = None
         self._work: Steps | None = None
         self._scheduled: asyncio.Handle | None = None
         self._patience = PATIENCE
@@ -96,7 +99,7 @@ class Watcher:
 
     # -- coming and going ---------------------------------------------------------------------
 
-    async def __aenter__(self) -> Watcher:
+    async def __aenter__(self) -> Watcher[E_co]:
         """Watch the roots; returns when all that is there is known.
 
         :raises OSError: a root is not there (ENOENT), no directory (ENOTDIR), cannot be read (EACCES).
@@ -202,13 +205,25 @@ class Watcher:
         self._run()
         await future
 
-    def subscribe(self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False) -> Subscription:
+    @overload
+    def subscribe(
+        self, maxsize: int = 16384, settle: float = 0.0, batch: Literal[False] = False
+    ) -> Subscription[Change]: ...
+    @overload
+    def subscribe(
+        self, maxsize: int = 16384, settle: float = 0.0, *, batch: Literal[True]
+    ) -> Subscription[list[Change]]: ...
+    @overload
+    def subscribe(
+        self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False
+    ) -> Subscription[Change | list[Change]]: ...
+    def subscribe(self, maxsize: int = 16384, settle: float = 0.0, batch: bool = False) -> Subscription[Any]:
         """One more consumer, with a queue of its own; it gets what happens from now on. As of ``watch``.
 
         It costs what waits in it until its ``close()``, or that of the watcher.
         """
         leave = self._subscriptions.remove
-        subscription = Subscription(self._open_engine(), maxsize, settle, batch, self._text, leave)
+        subscription = Subscription[Any](self._open_engine(), maxsize, settle, batch, self._text, leave)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -226,7 +241,7 @@ class Watcher:
         roots = self._open_engine().tree.roots
         return tuple(roots if self._text else map(os.fsencode, roots))
 
-    def __aiter__(self) -> Subscription:
+    def __aiter__(self) -> Subscription[E_co]:
         if self._main is None:
             raise RuntimeError("a watcher is to be entered first: async with watch(...) as w")
         return self._main
@@ -381,7 +396,7 @@ class _Nothing(asyncio.BaseProtocol):
 class _Records(asyncio.BaseProtocol):
     """The protocol of the transport: its records go to the engine as they are."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher[Any]) -> None:
         self._watcher = watcher
 
     def raw_received(self, data: bytes) -> None:
@@ -391,6 +406,24 @@ class _Records(asyncio.BaseProtocol):
         self._watcher._end(exc)
 
 
+@overload
+def watch(
+    *roots: PathLike, recursive: bool = True, mask: int = InotifyMask.MODIFY | InotifyMask.CLOSE_WRITE,
+    ignore: Ignore = None, follow_root: bool = False, initial: bool = False, maxsize: int = 16384,
+    settle: float = 0.0, batch: Literal[False] = False,
+) -> Watcher[Change]: ...  # fmt: skip
+@overload
+def watch(
+    *roots: PathLike, recursive: bool = True, mask: int = InotifyMask.MODIFY | InotifyMask.CLOSE_WRITE,
+    ignore: Ignore = None, follow_root: bool = False, initial: bool = False, maxsize: int = 16384,
+    settle: float = 0.0, batch: Literal[True],
+) -> Watcher[list[Change]]: ...  # fmt: skip
+@overload
+def watch(
+    *roots: PathLike, recursive: bool = True, mask: int = InotifyMask.MODIFY | InotifyMask.CLOSE_WRITE,
+    ignore: Ignore = None, follow_root: bool = False, initial: bool = False, maxsize: int = 16384,
+    settle: float = 0.0, batch: bool = False,
+) -> Watcher[Change | list[Change]]: ...  # fmt: skip
 def watch(
     *roots: PathLike,
     recursive: bool = True,
@@ -401,7 +434,7 @@ def watch(
     maxsize: int = 16384,
     settle: float = 0.0,
     batch: bool = False,
-) -> Watcher:
+) -> Watcher[Any]:
     """Watch directories and everything below them.
 
     ::

@@ -12,7 +12,7 @@ import gc
 import os
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import certificates
 import pytest
 from hypothesis import HealthCheck, settings
 from real_programs import Program
+
+from fdtransport.testing import SerialPair, serial_pair
 
 try:
     import uvloop
@@ -203,3 +205,10 @@ def served() -> ssl.SSLContext:
 def trusting() -> ssl.SSLContext:
     """The context of a client that trusts the authority of that certificate, and nobody else."""
     return certificates.trusting()
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[SerialPair]:
+    """Two virtual serial ports and the cable between them."""
+    async with serial_pair() as made:
+        yield made

@@ -41,6 +41,7 @@ __all__ = [
     "Life",
     "any_call_may_fail",
     "check",
+    "has_begun_and_ended",
     "large_buffer",
     "live",
     "narrow",
@@ -164,17 +165,24 @@ async def talk(make: PairMaker, far: FarEnd, life: Life) -> None:
             sending.cancel()
 
 
-def check(outcome: Outcome, make: PairMaker) -> None:
-    """No hang, no descriptor left open, one loss with the errno, nothing acknowledged and lost."""
-    what = str(outcome)
+def has_begun_and_ended(outcome: Outcome) -> bool:
+    """Whether there was a life; if not, its helper raised the errno. No hang, no leak, and one loss."""
+    what, life = str(outcome), outcome.result
     assert not outcome.hung, what
     assert outcome.error is None, what
     assert not outcome.leaked, what
-    life: Life = outcome.result
     if life.refused:
         assert life.refused == outcome.errno, what
-        return
+        return False
     assert life.losses == 1, what
+    return True
+
+
+def check(outcome: Outcome, make: PairMaker) -> None:
+    """No hang, no descriptor left open, one loss with the errno, nothing acknowledged and lost."""
+    if not has_begun_and_ended(outcome):
+        return
+    what, life = str(outcome), outcome.result
     assert life.events_after_loss == 0, what
     assert life.breaches == [], what
     assert DATA.startswith(life.arrived), what

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loop_stalls import Longest
+from serial_ends import unaccepting
 from terminal_pair import Port, port
 
 #: Seconds that something may take which happens at once, or not at all.
@@ -390,13 +391,7 @@ async def socket_close(peer: Peer) -> None:
 
 @case("Nor does the open of a `socket://` that nobody accepts")
 async def socket_open(peer: Peer) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(3):  # more than the queue holds
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                waiting.connect(server.getsockname())
-        url = "socket://{}:{}".format(*server.getsockname())
+    with unaccepting() as url:
         with Longest() as longest:
             opening = asyncio.ensure_future(peer.connect(Log, url))
             await asyncio.sleep(0.5)

@@ -1,14 +1,16 @@
-"""Terminals for the tests of serial ports."""
+"""Terminals for the tests of serial ports, and the end of what was opened on them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import termios
 import tty
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["Terminal", "terminal"]
+__all__ = ["Terminal", "end", "terminal", "unaccepting"]
 
 
 class Terminal:
@@ -46,3 +48,20 @@ def terminal() -> Iterator[Terminal]:
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def unaccepting() -> Iterator[str]:
+    """A socket:// that nobody accepts: the queue of the listening socket is full, and connecting goes on."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):  # more than the queue holds
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(server.getsockname())
+        yield "socket://{}:{}".format(*server.getsockname())
+
+
+async def end(*transports: Any) -> None:
+    for transport in transports:
+        await transport.aclose(timeout=1)

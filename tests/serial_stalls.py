@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from loop_stalls import Longest
+from serial_ends import unaccepting
 from terminal_pair import Port, port
 
 #: Seconds that the loop may be held for; runs; seconds that are watched after something that takes longer.
@@ -62,9 +63,36 @@ async def full(module: Any, one: Port) -> tuple[Any, Quiet]:
     return transport, protocol
 
 
+async def empty(module: Any, one: Port) -> tuple[Any, Quiet]:
+    return await opened(module, one.path)
+
+
 async def ended(transport: Any, protocol: Quiet) -> None:
     transport.abort()
     await protocol.lost
+
+
+Ready = Callable[[Any, Port], Awaitable[tuple[Any, Quiet]]]
+Deed = Callable[[Any, Quiet], Awaitable[object]]
+
+
+def on_a_port(name: str, ready: Ready = full) -> Callable[[Deed], Deed]:
+    """The situation of what a program does with a port that was opened before."""
+
+    def enter(deed: Deed) -> Deed:
+        @situation(name)
+        async def measured(module: Any) -> float:
+            with port() as one:
+                transport, protocol = await ready(module, one)
+                with Longest() as longest:
+                    await deed(transport, protocol)
+                if not protocol.lost.done():
+                    await ended(transport, protocol)
+            return longest.seconds
+
+        return deed
+
+    return enter
 
 
 @situation("open")
@@ -76,94 +104,60 @@ async def _open(module: Any) -> float:
     return longest.seconds
 
 
-@situation("close")
-async def _close(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await opened(module, one.path)
-        with Longest() as longest:
-            transport.close()
-            await protocol.lost
-    return longest.seconds
+@on_a_port("close", empty)
+async def _close(transport: Any, protocol: Quiet) -> None:
+    transport.close()
+    await protocol.lost
 
 
-@situation("close, full queue, stalled peer")
-async def _close_full(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await full(module, one)
-        with Longest() as longest:
-            transport.close()
-            await asyncio.sleep(WATCHED)
-        await ended(transport, protocol)
-    return longest.seconds
+@on_a_port("close, full queue, stalled peer")
+async def _close_full(transport: Any, protocol: Quiet) -> None:
+    transport.close()
+    await asyncio.sleep(WATCHED)
 
 
-@situation("abort, full queue, stalled peer")
-async def _abort_full(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await full(module, one)
-        with Longest() as longest:
-            transport.abort()
-            await protocol.lost
-    return longest.seconds
+@on_a_port("abort, full queue, stalled peer")
+async def _abort_full(transport: Any, protocol: Quiet) -> None:
+    await ended(transport, protocol)
 
 
-@situation("write, full queue, stalled peer")
-async def _write_full(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await full(module, one)
-        with Longest() as longest:
-            for _ in range(100):
-                transport.write(bytes(1000))
-            await asyncio.sleep(0.02)
-        await ended(transport, protocol)
-    return longest.seconds
+@on_a_port("write, full queue, stalled peer")
+async def _write_full(transport: Any, protocol: Quiet) -> None:
+    for _ in range(100):
+        transport.write(bytes(1000))
+    await asyncio.sleep(0.02)
 
 
-@situation("flush (which discards), full queue, stalled peer")
-async def _flush_full(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await full(module, one)
-        with Longest() as longest:
-            flushed = transport.flush()
-            if asyncio.iscoroutine(flushed):
-                task = asyncio.ensure_future(flushed)
-                await asyncio.sleep(WATCHED)
-                task.cancel()
-                await asyncio.wait([task])
-        await ended(transport, protocol)
-    return longest.seconds
+@on_a_port("flush (which discards), full queue, stalled peer")
+async def _flush_full(transport: Any, protocol: Quiet) -> None:
+    flushed = transport.flush()
+    if asyncio.iscoroutine(flushed):
+        await given_up(asyncio.ensure_future(flushed))
 
 
-@situation("modem lines, asked and set")
-async def _lines(module: Any) -> float:
-    with port() as one:
-        transport, protocol = await opened(module, one.path)
-        its = transport.serial
-        with Longest() as longest:
-            for name in ("cts", "dsr", "ri", "cd"):
-                with contextlib.suppress(OSError, AttributeError):  # a terminal has none
-                    getattr(its, name)
-            for name in ("rts", "dtr"):
-                with contextlib.suppress(OSError, AttributeError):
-                    setattr(its, name, True)
-            await asyncio.sleep(0.02)
-        await ended(transport, protocol)
-    return longest.seconds
+@on_a_port("modem lines, asked and set", empty)
+async def _lines(transport: Any, protocol: Quiet) -> None:
+    its = transport.serial
+    for name in ("cts", "dsr", "ri", "cd"):
+        with contextlib.suppress(OSError, AttributeError):  # a terminal has none
+            getattr(its, name)
+    for name in ("rts", "dtr"):
+        with contextlib.suppress(OSError, AttributeError):
+            setattr(its, name, True)
+    await asyncio.sleep(0.02)
+
+
+async def given_up(task: asyncio.Future[Any]) -> None:
+    """Cancel what takes longer."""
+    await asyncio.sleep(WATCHED)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @situation("open of a socket:// that nobody accepts")
 async def _backlog(module: Any) -> float:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(3):  # more than the queue holds
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                waiting.connect(server.getsockname())
-        with Longest() as longest:
-            opening = asyncio.ensure_future(opened(module, "socket://{}:{}".format(*server.getsockname())))
-            await asyncio.sleep(WATCHED)
-            opening.cancel()
-            await asyncio.wait([opening])
+    with unaccepting() as url, Longest() as longest:
+        await given_up(asyncio.ensure_future(opened(module, url)))
     return longest.seconds
 
 

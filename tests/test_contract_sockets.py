@@ -6,36 +6,20 @@ import asyncio
 import errno
 import itertools
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datagram_makers import Factory, Maker, Pair
 from one_life import SWEPT, any_call_may_fail, check, live, short_calls_are_invisible
 
 import fdtransport
 from fdtransport._core import accept, backpressure
 from fdtransport.testing import FOREVER, FarEnd, Features, Promise, stream_promises, sweep
 
-Factory = Callable[[], Any]
-Pair = tuple[Any, FarEnd]
-
 TCP = Features(resets=True, tcp=True, socket=True)
 UNIX = Features(resets=True, socket=True)
-
-
-class Maker:
-    """A maker for the kit, from a function of a protocol factory and a directory."""
-
-    def __init__(
-        self, make: Callable[[Factory, Path], Awaitable[Pair]], features: Features, directory: Path
-    ) -> None:
-        self._make = make
-        self._directory = directory
-        self.features = features
-
-    async def __call__(self, protocol_factory: Factory) -> Pair:
-        return await self._make(protocol_factory, self._directory)
 
 
 _numbers = itertools.count()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from waiting import turns, until
 
 from fdtransport import (
     DescriptorInUseError,
@@ -51,19 +52,6 @@ def transport_of(made):
     if isinstance(first, asyncio.StreamReader):
         return made[1].transport
     return getattr(first, "transport", first)
-
-
-async def turns(n=5):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until(condition, steps=5000):
-    for step in range(steps):
-        if condition():
-            return
-        await asyncio.sleep(0 if step < 50 else 0.001)
-    raise AssertionError("waited in vain")
 
 
 async def gone(transport):

@@ -13,6 +13,7 @@ import sys
 import threading
 
 import pytest
+from waiting import lost, until
 
 from fdtransport import CloseReason, EndpointError
 from fdtransport._core import fifo_file, syscalls
@@ -35,17 +36,6 @@ def fifo(tmp_path):
     path = str(tmp_path / "fifo")
     os.mkfifo(path)
     return path
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def lost(protocol):
-    await until(lambda: protocol.lost)
-    assert not protocol.breaches
 
 
 def writer(path):

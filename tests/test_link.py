@@ -257,6 +257,49 @@ def test_a_link_that_was_closed_says_so(make: Make, space: Namespace) -> None:
     assert repr(link) == f"<Link {link.index} closed>"
 
 
+QUESTIONS: list[Callable[[Link], object]] = [
+    lambda link: link.state(),
+    lambda link: link.addresses(),
+    lambda link: link.is_settled(),
+    lambda link: link.routes(),
+    lambda link: link.set(up=True),
+    lambda link: link.add_address("10.5.0.1/24"),
+    lambda link: link.remove_address("fd00::1/64"),
+    lambda link: link.add_route("10.5.0.0/16"),
+    lambda link: link.delete(),
+]
+
+
+def moved(link: Link) -> None:
+    with Namespace() as other:
+        request = netlink.link_setting(link.index)
+        there = netlink.attribute(28, struct.pack("=I", other.fileno()))  # IFLA_NET_NS_FD
+        link._ask(request._replace(body=request.body + there))
+
+
+@needs_tuntap
+@pytest.mark.parametrize("leave", [Link.delete, moved])
+def test_whatever_is_asked_of_an_interface_that_has_gone_says_so(
+    make: Make, leave: Callable[[Link], None]
+) -> None:
+    link = make()
+    leave(link)
+    match = rf"no interface 'dev' \(number {link.index}\) here any more: it was deleted, or is in another"
+    for ask in QUESTIONS:
+        with pytest.raises(OSError, match=match) as told:
+            ask(link)
+        assert told.value.errno == errno.ENODEV
+
+
+@needs_tuntap
+def test_an_interface_that_has_no_ipv6_is_not_said_to_have_gone(make: Make) -> None:
+    link = make()
+    link.set(up=True, mtu=1000)
+    with pytest.raises(OSError, match=r"No such device \(route to fd00::/16\)") as told:
+        link.add_route("fd00::/16")
+    assert told.value.errno == errno.ENODEV
+
+
 @needs_tuntap
 @pytest.mark.parametrize(
     ("namespace", "error", "match"),

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import lost, receive, turns, until
 
 from fdtransport import BufferLimitError, CloseReason, PacketTransport, UnpollableFileError
 from fdtransport._core import backpressure, syscalls
@@ -64,36 +65,6 @@ async def packets(kind="seqpacket", protocol=None, **options):
 
 async def connect(fd, **options):
     return await connect_packet_fd(RecordingDatagramProtocol, fd, **options)
-
-
-async def lost(protocol):
-    await until(lambda: protocol.lost)
-    await turns(1)  # the descriptor is closed when the callback has returned
-    assert not protocol.breaches
-
-
-async def turns(n=5):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until(condition, steps=5000):
-    for step in range(steps):
-        if condition():
-            return
-        await asyncio.sleep(0 if step < 50 else 0.001)
-    raise AssertionError("waited in vain")
-
-
-async def receive(sock, count):
-    """Take *count* records from a non-blocking socket."""
-    records = []
-    while len(records) < count:
-        try:
-            records.append(sock.recv(1 << 20))
-        except BlockingIOError:
-            await asyncio.sleep(0.0005)
-    return records
 
 
 def block(transport, size=1000):

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import receive, turns, until
 
 from fdtransport import BufferLimitError, PacketStream, UnpollableFileError, open_packet_fd
 from fdtransport._core.packet import RECORDS
@@ -35,29 +36,6 @@ async def packets(kind="seqpacket", **options):
         finally:
             stream.transport.abort()
             await stream.aclose()
-
-
-async def turns(n=5):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until(condition, steps=5000):
-    for step in range(steps):
-        if condition():
-            return
-        await asyncio.sleep(0 if step < 50 else 0.001)
-    raise AssertionError("waited in vain")
-
-
-async def receive(sock, count):
-    records = []
-    while len(records) < count:
-        try:
-            records.append(sock.recv(1 << 20))
-        except BlockingIOError:
-            await asyncio.sleep(0.0005)
-    return records
 
 
 async def send(sock, data):

@@ -15,6 +15,7 @@ import tty
 import weakref
 
 import pytest
+from waiting import lost, until
 
 from fdtransport import DescriptorInUseError, UnpollableFileError
 from fdtransport._core import syscalls
@@ -26,18 +27,6 @@ from fdtransport.pipes import (
     open_pipe,
 )
 from fdtransport.testing import FarEnd, RecordingDatagramProtocol, RecordingProtocol, idle_cost, pattern
-
-
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def lost(protocol):
-    """Wait until the transport of a recording protocol has told its loss."""
-    await until(lambda: protocol.lost)
-    assert not protocol.breaches
 
 
 def raw_terminal():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from serial_ends import terminal
+from serial_ends import end, terminal
 
 from fdtransport import SerialError, connect_serial, open_serial
 from fdtransport._core import serial_line, syscalls
@@ -25,18 +24,6 @@ from fdtransport.testing import (
     serial_pair,
 )
 from fdtransport.testing.observe import until
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[SerialPair]:
-    async with serial_pair() as made:
-        yield made
-
-
-async def end(*transports: Any) -> None:
-    for transport in transports:
-        await transport.aclose(timeout=1)
-
 
 # -- settings ------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ import errno
 import os
 import termios
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from serial_ends import terminal
+from serial_ends import end, terminal
 
 from fdtransport import ReconnectingSerial, SerialError, connect_serial, serial_reconnect
 from fdtransport._core import serial_line, syscalls
@@ -26,17 +26,6 @@ from fdtransport.testing import (
     serial_pair,
 )
 from fdtransport.testing.observe import until
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[SerialPair]:
-    async with serial_pair() as made:
-        yield made
-
-
-async def end(*transports: Any) -> None:
-    for transport in transports:
-        await transport.aclose(timeout=1)
 
 
 class Gate:

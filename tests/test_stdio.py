@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import pytest
+from waiting import lost, until
 
 from fdtransport import CloseReason, DescriptorInUseError
 from fdtransport._core import syscalls
@@ -592,17 +593,6 @@ def pipes():
         yield stdin, stdout, far
     os.close(stdin)
     close_quietly(stdout)
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-async def lost(protocol):
-    await until(lambda: protocol.lost)
-    assert not protocol.breaches
 
 
 async def received(protocol, data):

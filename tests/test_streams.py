@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import turns, until
 
 from fdtransport import StreamReader, connect_fd, open_fd
 from fdtransport._core import syscalls
@@ -70,22 +71,9 @@ async def end(writer):
     await turns()  # uvloop closes the descriptor after it has told
 
 
-async def turns(n=5):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until(condition, steps=5000):
-    for _ in range(steps):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("waited in vain")
-
-
 async def promptly(condition):
-    """Within 50 ms; steps of 1 ms are counted, so that a machine that stalls does not matter."""
-    await until(condition, 50)
+    """Within fifty turns and 50 ms."""
+    await until(condition, 100)
 
 
 async def told(call, *args):

@@ -14,8 +14,8 @@ import fcntl
 import os
 import termios
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from loop_stalls import Longest
@@ -61,6 +61,16 @@ async def closed(transport: Any, log: Log) -> None:
     transport.close()
     await until(lambda: log.lost, "the port was closed", 10)
     assert log.lost == [None], log.lost
+
+
+@asynccontextmanager
+async def cable(**options: Any) -> AsyncIterator[tuple[Any, Log, Any, Log]]:
+    """The two ports that a cable joins; *options* are the first one's."""
+    one, its_log = await opened(ONE, **options)
+    other, other_log = await opened(OTHER)
+    yield one, its_log, other, other_log
+    await closed(one, its_log)
+    await closed(other, other_log)
 
 
 @contextmanager
@@ -139,31 +149,25 @@ async def a_rate_that_the_driver_rounds(host: Host) -> str:
 
 @check
 async def bytes_go_both_ways_over_a_cable(host: Host) -> str:
-    one, its_log = await opened(ONE)
-    other, other_log = await opened(OTHER)
-    there, back = pattern(20_000), pattern(20_000, 7)
-    began = time.monotonic()
-    one.write(there)
-    other.write(back)
-    await until(lambda: len(other_log.data) >= 20_000 and len(its_log.data) >= 20_000, "all came", 30)
-    seconds = time.monotonic() - began
-    assert bytes(other_log.data) == there
-    assert bytes(its_log.data) == back
-    await closed(one, its_log)
-    await closed(other, other_log)
+    async with cable() as (one, its_log, other, other_log):
+        there, back = pattern(20_000), pattern(20_000, 7)
+        began = time.monotonic()
+        one.write(there)
+        other.write(back)
+        await until(lambda: len(other_log.data) >= 20_000 and len(its_log.data) >= 20_000, "all came", 30)
+        seconds = time.monotonic() - began
+        assert bytes(other_log.data) == there
+        assert bytes(its_log.data) == back
     return f"20 kB each way in {seconds:.1f} s"
 
 
 @check
 async def all_bytes_are_data(host: Host) -> str:
-    one, its_log = await opened(ONE)
-    other, other_log = await opened(OTHER)
-    every = bytes(range(256))
-    one.write(every)
-    await until(lambda: len(other_log.data) >= 256, "all came", 10)
-    assert bytes(other_log.data) == every
-    await closed(one, its_log)
-    await closed(other, other_log)
+    async with cable() as (one, _, _, other_log):
+        every = bytes(range(256))
+        one.write(every)
+        await until(lambda: len(other_log.data) >= 256, "all came", 10)
+        assert bytes(other_log.data) == every
     return "256 of 256 unchanged"
 
 
@@ -229,38 +233,32 @@ async def the_usb_port_gives_back(host: Host) -> str:
 
 @check
 async def the_driver_counts(host: Host) -> str:
-    one, its_log = await opened(ONE)
-    other, other_log = await opened(OTHER)
-    before, other_before = one.counters(), other.counters()
-    one.write(bytes(1000))
-    await until(lambda: len(other_log.data) >= 1000, "all came", 10)
-    await one.drain_wire()
-    assert one.counters().tx - before.tx == 1000
-    assert other.counters().rx - other_before.rx == 1000
-    assert other.counters().overrun == other_before.overrun
-    await closed(one, its_log)
-    await closed(other, other_log)
+    async with cable() as (one, _, other, other_log):
+        before, other_before = one.counters(), other.counters()
+        one.write(bytes(1000))
+        await until(lambda: len(other_log.data) >= 1000, "all came", 10)
+        await one.drain_wire()
+        assert one.counters().tx - before.tx == 1000
+        assert other.counters().rx - other_before.rx == 1000
+        assert other.counters().overrun == other_before.overrun
     return "tx 1000 here, rx 1000 there"
 
 
 @check
 async def a_break_is_told_between_the_bytes(host: Host) -> str:
     errors: list[Any] = []
-    one, log = await opened(ONE, on_line_error=errors.append)
-    other, other_log = await opened(OTHER)
-    before = one.counters()
-    every = bytes(range(256))
-    other.write(every)
-    await until(lambda: len(log.data) >= 256, "all came", 10)
-    await host.ask("break", port="pair1")
-    await until(lambda: errors, "the break was told", 10)
-    other.write(b"after")
-    await until(lambda: len(log.data) >= 261, "the rest came", 10)
-    assert bytes(log.data) == every + b"after", "marks are no data, and FF is data"
-    assert errors == [serial.LineError("break", 256, None)], errors
-    assert one.counters().brk - before.brk == 1
-    await closed(other, other_log)
-    await closed(one, log)
+    async with cable(on_line_error=errors.append) as (one, log, other, _):
+        before = one.counters()
+        every = bytes(range(256))
+        other.write(every)
+        await until(lambda: len(log.data) >= 256, "all came", 10)
+        await host.ask("break", port="pair1")
+        await until(lambda: errors, "the break was told", 10)
+        other.write(b"after")
+        await until(lambda: len(log.data) >= 261, "the rest came", 10)
+        assert bytes(log.data) == every + b"after", "marks are no data, and FF is data"
+        assert errors == [serial.LineError("break", 256, None)], errors
+        assert one.counters().brk - before.brk == 1
     return f"{errors[0]}, and the driver counted it"
 
 
@@ -375,53 +373,44 @@ async def modem_calls_leave_the_loop_alone(host: Host) -> str:
 
 @check
 async def reconfiguring_keeps_the_lines_and_what_has_come(host: Host) -> str:
-    one, log = await opened(ONE, dtr=True, rts=False)
-    other, other_log = await opened(OTHER)
-    one.pause_reading()
-    other.write(b"before")
-    await until(lambda: one.serial.in_waiting >= 6, "it came", 10)
-    fd = one.serial.fileno()
-    settings = await one.reconfigure(baudrate=57600, parity="O")
-    assert (settings.baudrate, settings.parity) == (57600, "O")
-    assert lines(fd) & DTR
-    assert not lines(fd) & RTS
-    one.resume_reading()
-    await until(lambda: len(log.data) >= 6, "it is still there", 10)
-    assert bytes(log.data) == b"before"
-    await closed(one, log)
-    await closed(other, other_log)
+    async with cable(dtr=True, rts=False) as (one, log, other, _):
+        one.pause_reading()
+        other.write(b"before")
+        await until(lambda: one.serial.in_waiting >= 6, "it came", 10)
+        fd = one.serial.fileno()
+        settings = await one.reconfigure(baudrate=57600, parity="O")
+        assert (settings.baudrate, settings.parity) == (57600, "O")
+        assert lines(fd) & DTR
+        assert not lines(fd) & RTS
+        one.resume_reading()
+        await until(lambda: len(log.data) >= 6, "it is still there", 10)
+        assert bytes(log.data) == b"before"
     return "57600 8O1 with DTR on, RTS off and six bytes"
 
 
 @check
 async def the_wire_is_drained(host: Host) -> str:
-    one, log = await opened(ONE)
-    other, other_log = await opened(OTHER)
-    began = asyncio.get_running_loop().time()
-    one.write(bytes(5000))
-    left = await one.drain_wire() - began
-    assert one.serial.out_waiting == 0
-    await until(lambda: len(other_log.data) >= 5000, "all came", 10)
-    await closed(one, log)
-    await closed(other, other_log)
+    async with cable() as (one, _, _, other_log):
+        began = asyncio.get_running_loop().time()
+        one.write(bytes(5000))
+        left = await one.drain_wire() - began
+        assert one.serial.out_waiting == 0
+        await until(lambda: len(other_log.data) >= 5000, "all came", 10)
     return f"5000 bytes had left after {left:.2f} s"
 
 
 @check
 async def rts_is_the_direction_where_the_driver_has_no_rs485(host: Host) -> str:
     direction = serial.RS485(delay_after_send=0.3)
-    one, log = await opened(ONE, rs485=direction)
-    other, other_log = await opened(OTHER)
-    fd = one.serial.fileno()
-    assert not lines(fd) & RTS, "it does not listen at first"
-    one.write(b"question")
-    await until(lambda: lines(fd) & RTS, "it sends", 5)
-    await until(lambda: len(other_log.data) >= 8, "the question came", 10)
-    await until(lambda: not lines(fd) & RTS, "it listens again", 5)
-    other.write(b"answer")
-    await until(lambda: len(log.data) >= 6, "the answer came", 10)
-    await closed(one, log)
-    await closed(other, other_log)
+    async with cable(rs485=direction) as (one, log, other, other_log):
+        fd = one.serial.fileno()
+        assert not lines(fd) & RTS, "it does not listen at first"
+        one.write(b"question")
+        await until(lambda: lines(fd) & RTS, "it sends", 5)
+        await until(lambda: len(other_log.data) >= 8, "the question came", 10)
+        await until(lambda: not lines(fd) & RTS, "it listens again", 5)
+        other.write(b"answer")
+        await until(lambda: len(log.data) >= 6, "the answer came", 10)
     return "RTS off, on for the question, off for the answer"
 
 
