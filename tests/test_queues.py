@@ -229,6 +229,20 @@ def test_an_empty_packet_counts_so_that_a_flood_of_them_is_held_back():
     assert queue.size == 1000
 
 
+def test_the_short_way_past_a_queue_of_packets_closes_when_one_has_to_wait():
+    queue = PacketQueue()
+    assert queue.room == 0
+    queue.grant(1501)
+    assert queue.room == 1501
+    queue.append(b"first")
+    assert queue.room == 0
+    queue.pop()
+    assert queue.room == 0
+    queue.grant(1501)
+    queue.grant(0)
+    assert queue.room == 0
+
+
 @given(st.lists(st.none() | st.binary(max_size=20), max_size=60))
 def test_packets_against_a_plain_list(story):
     queue, model = PacketQueue(), []

@@ -31,7 +31,8 @@ from .._core.netlink import LinkState
 from .._core.opening import open_transport
 from .._core.packet import PacketTransport
 from .._core.tun_device import EBADFD, NO_PI, TAP, TUN, Device
-from ..tuntap_transport import ETHERNET, TunTapTransport
+from .._core.tun_packets import ETHERNET
+from ..tuntap_transport import TunTapTransport
 from .ends import FarEnd
 
 __all__ = ["MemoryLink", "MemoryTun", "MemoryTunTransport"]
