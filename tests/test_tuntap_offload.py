@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from network import Forward, Namespace, needs_tuntap, own_namespace_unchanged, snmp, udp_socket
+from network import Forward, Namespace, needs_tuntap, own_namespace_unchanged, snmp, udp, udp_socket
 
 from fdtransport import TunTapTransport, connect_tuntap
 from fdtransport._core import syscalls
@@ -190,6 +190,32 @@ async def test_a_header_that_does_not_fit_its_packet_is_told_and_the_transport_l
     assert [getattr(error, "errno", 0) for error in protocol.errors] == [errno.EPROTO] * 3
     assert [packet[28:] for packet in protocol.records] == [b"3"]
     transport.abort()
+
+
+async def test_a_list_for_split_is_sent_in_order_around_what_is_refused_and_counted_without_headers(
+    spaces: tuple[Namespace, Namespace],
+) -> None:
+    options: dict[str, Any] = {"addresses": "10.9.0.1/24", "link_local": False, "vnet_hdr": "split"}
+    transport, protocol = await connect_tuntap(RecordingDatagramProtocol, netns=spaces[0], **options)
+    texts = [b"%d" % number for number in range(100)]
+    packets: list[bytes | memoryview] = [udp(text) for text in texts]
+    size = sum(map(len, packets))
+    packets[7] = memoryview(packets[7])
+    with udp_socket(spaces[0]) as sock:
+        sock.setblocking(True)
+        sock.settimeout(5)
+        transport.send_packets(packets)
+        assert [sock.recv(100) for _ in texts] == texts
+        assert (transport.sent, transport.sent_bytes) == (100, size)
+        no_packet = b"\x15" + bytes(30)  # of IP version 1
+        transport.send_packets([*packets[:50], no_packet, *packets[50:], udp(bytes(2000))])
+        assert [sock.recv(100) for _ in texts] == texts
+    refused = [getattr(error, "errno", 0) for error in protocol.errors]
+    assert refused == [errno.EINVAL, errno.EMSGSIZE]
+    assert (transport.sent, transport.sent_bytes, transport.refused) == (200, 2 * size, 2)
+    transport.abort()
+    transport.send_packets(packets)
+    assert transport.sent == 200
 
 
 async def test_with_raw_the_header_tells_what_is_left_to_do(spaces: tuple[Namespace, Namespace]) -> None:

@@ -7,7 +7,7 @@ No descriptor, no loop. A TUN or TAP that takes work off the kernel's hands gets
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 __all__ = ["HEADER_SIZE", "NO_HEADER", "OffloadHeader", "checksum", "segments"]
@@ -62,7 +62,7 @@ def checksum(data: bytes | memoryview, start: int = 0) -> int:
     return 0xFFFF - total if total else 0xFFFF if not start and not any(data) else 0
 
 
-def segments(data: bytes, tap: bool = False) -> Iterator[bytes]:
+def segments(data: bytes, tap: bool = False) -> Iterable[bytes]:
     """The packets that *data*, a packet after its header, stands for, each ready to be sent.
 
     *tap*: they are Ethernet frames.
@@ -70,14 +70,12 @@ def segments(data: bytes, tap: bool = False) -> Iterator[bytes]:
     flags, kind, _, size, start, offset = _HEADER.unpack_from(data)
     if kind & ~GSO_ECN == GSO_NONE or not size:
         packet = data[HEADER_SIZE:]
-        yield _finished(packet, start, offset) if flags & NEEDS_CHECKSUM else packet
-        return
+        return (_finished(packet, start, offset) if flags & NEEDS_CHECKSUM else packet,)
     packet = data[HEADER_SIZE:]
     network = _network_start(packet, tap)
     if kind & ~GSO_ECN == GSO_UDP:
-        yield from _udp_segments(packet, network, start, size)
-    else:
-        yield from _tcp_segments(packet, network, start, size)
+        return _udp_segments(packet, network, start, size)
+    return _tcp_segments(packet, network, start, size)
 
 
 def _network_start(packet: bytes, tap: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ErrnoTable, Meaning, meaning
 from .packet import PacketTransport
-from .segmentation import NO_HEADER
+from .segmentation import HEADER_SIZE, NO_HEADER
 from .stream import BytesLike, as_buffer
 from .tun_packets import TunPackets
 
@@ -88,26 +88,37 @@ class TunSending(TunPackets):
         shortest, longest = min(sizes), max(sizes)
         at = 0
         while at < len(waiting):
-            if shortest < self._least or longest >= self._queue.room:
+            if shortest < self._least or longest >= self._room_of_lists():
                 self.sendto(waiting[at])
                 at += 1
                 continue
             # The loop over the packets runs in C; how many were taken before an error is in the list.
             taken: list[int] = []
+            next_ones: Iterable[BytesLike] = waiting[at:] if at else waiting
+            header = 0
+            if not self._as_it_is:
+                next_ones, header = map(NO_HEADER.__add__, next_ones), HEADER_SIZE
             try:
-                taken.extend(map(self._sys.write, repeat(self._wfd), waiting[at:] if at else waiting))
+                taken.extend(map(self._sys.write, repeat(self._wfd), next_ones))
                 failed = None
             except OSError as exc:
                 exc.__traceback__ = None  # it would keep this frame alive, and so the packets
                 failed = exc
             self.sent += len(taken)
-            self.sent_bytes += sum(taken)
+            self.sent_bytes += sum(taken) - header * len(taken)
             at += len(taken)
             if failed is not None:
                 self._not_sent(failed, waiting[at], None)
                 at += 1
                 if self._queue.size > self._mark:
                     self._check_flow()
+
+    def _room_of_lists(self) -> int:
+        """Packets shorter than this may go to the kernel at once, in a list."""
+        room: int = self._queue.room
+        if self._vnet_hdr == "split" and not self._queue.size and self._state.writes:
+            return self._largest + 1
+        return room
 
     def _send(self, data: BytesLike, addr: Any) -> None:
         size = len(data)
