@@ -17,7 +17,6 @@ from ._core import syscalls
 from ._core.child import Child, start_child
 from ._core.child_fds import close_ends, descriptor_map, open_ends
 from ._core.handle import FileLike
-from ._core.lifecycle import Event
 from ._core.spawn import StrOrBytesPath
 from .pipes import PipeTransport
 from .program import ProgramTransport
@@ -68,11 +67,10 @@ class ExecTransport(ProgramTransport, PipeTransport):
         super()._read_eof()
 
     def _write_failed(self, exc: OSError) -> None:
-        if exc.errno != errno.EPIPE:
+        if exc.errno == errno.EPIPE:
+            self._unsent()
+        else:
             super()._write_failed(exc)
-            return
-        self._unsent()
-        self._step(Event.HANGUP)  # the end, if its output has ended as well
 
     def _add_writer(self) -> None:
         # Without a reader a pipe counts as writable, for ever, to a poller.

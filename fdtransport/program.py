@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from ._core.child import LADDER, Child, Ending
 from ._core.handle import Handle
-from ._core.lifecycle import State
+from ._core.lifecycle import Event, State
 from ._core.stream import StreamTransport
 
 __all__ = ["ProgramTransport"]
@@ -183,6 +183,8 @@ class ProgramTransport(StreamTransport):
         self._remove_writer()
         self._wake("flushed", self._cut_off())
         self._shrunk()
+        if not self._state.reads:
+            self._step(Event.HANGUP)  # where that was told before, it was left to this write to tell
 
 
 def _call(method: Callable[[], object] | None) -> None:
