@@ -22,6 +22,7 @@ class Case:
     not `pinned`, the process under test, and with it the programs that it starts, may run on all of them.
     With `new_heap` blocks of 128 KiB and more are mapped and unmapped each time, as glibc does it until
     a program has freed one that was that large all its life (M_MMAP_THRESHOLD of mallopt(3)).
+    With `fresh` each round has a process of its own, because the layout of a heap stays, and tells.
     `strace` and `valgrind` are pairs of sizes for the counters.
     """
 
@@ -301,7 +302,7 @@ CASES = (
     *(
         Case(
             f"tun-{word}-{piece}", (17,), f"TUN, {title}, {piece} B", f"tun-{word}", "packet", 61_440, 2_100,
-            (*OURS, "blocking", "pytun"), ("blocking", "pytun"), kind="tun", loads=0,
+            (*OURS, "blocking", "pytun"), ("blocking", "pytun"), kind="tun", loads=0, fresh=True,
             options={"piece": piece},
         )
         for word, title in (

@@ -71,6 +71,7 @@ class Cell:
     def __init__(self, case: Case, library: str) -> None:
         self.case, self.library = case, library
         self._stack = contextlib.ExitStack()
+        self._pinned = False
         self._start()
 
     def _start(self) -> None:
@@ -81,9 +82,15 @@ class Cell:
             pass_fds=numbers, env=environment(self.case), bufsize=1,
         )  # fmt: skip
         self._stack.callback(self._stop)
+        if self._pinned:
+            self._pin()
 
     def pin(self) -> None:
         """Keep the worker on its processor; before that it may start on any."""
+        self._pinned = True
+        self._pin()
+
+    def _pin(self) -> None:
         os.sched_setaffinity(self._worker.pid, self._here)
 
     def _stop(self) -> None:
@@ -140,8 +147,8 @@ def measure(
             else:
                 if case.pinned:
                     cell.pin()
-        size = case.size if case.fresh else max(case.check, int(case.size * scale))
-        for number in range(min(rounds, 3) if case.fresh else rounds):
+        size = case.size if case.metrics == ("bytes",) else max(case.check, int(case.size * scale))
+        for number in range(min(rounds, 3) if case.metrics == ("bytes",) else rounds):
             shift = number % max(len(cells), 1)
             for cell in cells[shift:] + cells[:shift]:
                 try:
