@@ -144,7 +144,7 @@ class Link:
     """A symbolic link to a port; removed again unless it is somebody else's by then."""
 
     def __init__(self, path: StrPath, target: str) -> None:
-        self.path: str = os.fspath(path)
+        self.path: str = os.path.abspath(os.fsdecode(path))  # the same after os.chdir()
         self._target = target
         try:
             syscalls.symlink(target, self.path)
@@ -202,13 +202,17 @@ async def connect_pty(
     lines do not exist (pty(7)). Returns ``(transport, protocol)`` after ``connection_made``. When this raises
     or is cancelled, nothing stays.
 
-    :raises FileExistsError: something is at *link*.
+    :raises FileExistsError: something is at *link*. :raises ValueError: *mode* is no permission bits.
     :raises OSError: no terminals, descriptors or inotify instances are left; *mode*, *owner* are refused.
 
     ::
 
         transport, protocol = await connect_pty(Modem, link="/run/app/ttyV0", mode=0o660)
     """
+    if mode is not None and not isinstance(mode, int):
+        raise TypeError(f"mode is permission bits, as 0o660, not {mode!r}")
+    if mode is not None and not 0 <= mode <= 0o777:
+        raise ValueError(f"mode is permission bits, 0 to 0o777, not {mode:#o}")
     master, path = syscalls.open_terminal()
     made: Link | None = None
     try:

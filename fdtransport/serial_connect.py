@@ -19,7 +19,7 @@ from .serial_urls import WINDOWS, open_by_pyserial, open_port, pyserial_asyncio
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
 from .writer import StreamWriter
 
-__all__ = ["StrPath", "connect_serial", "open_serial", "transport_on"]
+__all__ = ["StrPath", "check_no_frames", "connect_serial", "open_serial", "transport_on"]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 StrPath = str | os.PathLike[str]
@@ -137,10 +137,16 @@ async def connect_serial(
     return await transport_on(None, protocol_factory, port, read_gap, close_timeout)
 
 
+def check_no_frames(options: dict[str, Any]) -> None:
+    """:raises ValueError: frames are asked for, of a reader."""
+    if options.get("read_gap"):
+        raise ValueError("read_gap is for connect_serial: a reader has no frames")
+
+
 async def open_serial(
     url: StrPath, baudrate: int = 9600, *, limit: int = DEFAULT_LIMIT, **options: Any
 ) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
-    """A reader and a writer for a serial port; with the options of ``connect_serial``.
+    """A reader and a writer for a serial port; with the options of ``connect_serial`` but *read_gap*.
 
     *limit*: bytes that ``readline`` and ``readuntil`` accept at most. ``writer.transport`` is the
     `SerialTransport`. The reader raises `SerialError` when the device goes.
@@ -151,8 +157,7 @@ async def open_serial(
         writer.write(b"AT\\r")
         print(await reader.readline())
     """
-    if options.get("read_gap"):
-        raise ValueError("read_gap is for connect_serial: a reader has no frames")
+    check_no_frames(options)
     loop = asyncio.get_running_loop()
     reader, protocol = stream_protocol(limit, loop)
     transport, _ = await connect_serial(lambda: protocol, url, baudrate, **options)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ._core import syscalls
 from ._core.file_events import Watched, file_events
 from ._core.serial_error import SerialError, serial_error
-from .serial_connect import StrPath, connect_serial
+from .serial_connect import StrPath, check_no_frames, connect_serial
 from .serial_port import FilePort
 from .serial_transport import SerialTransport
 from .streams import DEFAULT_LIMIT, StreamReader, stream_protocol, stream_writer
@@ -176,7 +176,11 @@ class ReconnectingSerial:
         self._options.update(port.lines_set)
 
     async def open(self) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
-        """As ``connect``, for a reader and a writer."""
+        """As ``connect``, for a reader and a writer.
+
+        :raises ValueError: there is a *read_gap*, and a reader has no frames.
+        """
+        check_no_frames(self._options)
         loop = asyncio.get_running_loop()
         reader, protocol = stream_protocol(self._limit, loop)
         transport, _ = await self.connect(lambda: protocol)

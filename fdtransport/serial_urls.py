@@ -47,6 +47,8 @@ async def open_port(
         options = parse_qs(parts.query, keep_blank_values=True)
     except ValueError as exc:
         raise serial_error(errno.EINVAL, f"{url!r}: {exc}") from None
+    if isinstance(allow, str):
+        raise TypeError(f"allow is a collection of names, as ({allow!r},), not a str")
     for option in options:
         if (what := _GUARDED.get((scheme, option))) and option not in allow:
             raise serial_error(

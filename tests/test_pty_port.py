@@ -253,6 +253,18 @@ async def test_the_link_of_a_killed_process_is_replaced_when_its_number_is_given
     assert not link.is_symlink()
 
 
+async def test_a_link_of_bytes_or_relative_is_removed_from_wherever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for link in ("relative", os.fsencode(tmp_path / "bytes")):
+        transport, _ = await port(link=link)
+        assert len(os.listdir(tmp_path)) == 1
+        monkeypatch.chdir("/")
+        await transport.aclose()
+        assert os.listdir(tmp_path) == []
+
+
 async def test_the_link_to_a_terminal_that_is_there_stays(tmp_path: Path) -> None:
     link = tmp_path / "ttyV0"
     master, slave = os.openpty()
@@ -297,6 +309,8 @@ async def test_a_reader_and_a_writer() -> None:
         ({"link": "/no/such/directory/tty"}, FileNotFoundError),
         ({"link": "/etc/passwd"}, FileExistsError),
         ({"link": "a\0b"}, ValueError),
+        ({"mode": -1}, ValueError),
+        ({"mode": 0o70660}, ValueError),
         ({"mode": "rw"}, TypeError),
         ({"owner": "somebody"}, TypeError),
     ],

@@ -329,3 +329,11 @@ def test_ports_are_listed_with_what_is_known_of_them() -> None:
     for port in asyncio.run(list_ports()):
         assert port.path.startswith("/dev/")
         assert port.by_id is None or os.path.realpath(port.by_id) == os.path.realpath(port.path)
+
+
+async def test_a_reader_has_no_frames_here_either() -> None:
+    port = ReconnectingSerial("/dev/ttyNONE", read_gap=0.01)
+    with pytest.raises(ValueError, match="a reader has no frames"):
+        await port.open()
+    with pytest.raises(ValueError, match="a reader has no frames"):
+        await anext(aiter(port))

@@ -195,6 +195,8 @@ async def test_options_that_write_or_load_have_to_be_allowed(tmp_path: Any) -> N
                 with pytest.raises(SerialError, match=rf"allow=\('{option}',\)") as caught:
                     await connecting
                 assert caught.value.errno == errno.EPERM
+        with pytest.raises(TypeError, match=r"allow is a collection of names, as \('file',\)"):
+            await connect_serial(RecordingProtocol, f"spy://{port.path}?file={file}", allow="file")
         assert not file.exists()
         for url, allow in (
             (f"spy://{port.path}?file={file}", ["file"]),

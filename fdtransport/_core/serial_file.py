@@ -265,11 +265,17 @@ def _why_not_opened(path: str, exc: OSError) -> str:
     if exc.errno == errno.ENOENT:
         return f"{text}; python -m serial.tools.list_ports, of pyserial, lists those that are there"
     if exc.errno == errno.EBUSY:
-        return f"{text}; {_HOLDER}"
+        # TIOCEXCL outlives a program that was killed for as long as the other end of the pair is open.
+        left = ", or was killed having it: close its other end" if _is_virtual(path) else ""
+        return f"{text}; {_HOLDER}{left}"
     return text
 
 
+def _is_virtual(path: str) -> bool:
+    return os.path.realpath(path).startswith("/dev/pts/")
+
+
 def _hint(path: str) -> str:
-    if os.path.realpath(path).startswith("/dev/pts/"):
+    if _is_virtual(path):
         return "; a pair of terminals (a virtual port) has 8 data bits and no parity"
     return "; see the device's manual for what it has"
