@@ -182,6 +182,7 @@ class ProgramTransport(StreamTransport):
         self._queue.clear()
         self._remove_writer()
         self._wake("flushed", self._cut_off())
+        self._wake("sent", self._cut_off())  # a file on its way holds reading, and so the end
         self._shrunk()
         if not self._state.reads:
             self._step(Event.HANGUP)  # where that was told before, it was left to this write to tell

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from ._core import syscalls
@@ -84,7 +84,7 @@ class ReconnectingSerial:
         self._transport: SerialTransport | None = None
         self._writer: StreamWriter[SerialTransport] | None = None
         self._waiting: tuple[asyncio.Timeout, asyncio.Event] | None = None
-        self._closed = False
+        self._life = object()  # from one aclose() to the next
         self._opened = 0.0
         self._failures = 0
 
@@ -111,7 +111,6 @@ class ReconnectingSerial:
             raise RuntimeError(f"{self._url} is open already; aclose() first")
         if self._waiting is not None:
             raise RuntimeError(f"another task waits for {self._url} already; aclose() first")
-        self._closed = False
         over = asyncio.Event()
         try:
             async with asyncio.timeout(None) as until_closed:
@@ -186,23 +185,26 @@ class ReconnectingSerial:
         transport, _ = await self.connect(lambda: protocol)
         return reader, stream_writer(transport, protocol, reader, loop)
 
-    def __aiter__(self) -> ReconnectingSerial:
-        self._closed = False
-        return self
+    def __aiter__(self) -> AsyncIterator[tuple[StreamReader, StreamWriter[SerialTransport]]]:
+        return self._openings(self._life)
 
-    async def __anext__(self) -> tuple[StreamReader, StreamWriter[SerialTransport]]:
-        await self._leave()
-        if self._closed:
-            raise StopAsyncIteration
-        try:
-            reader, self._writer = await self.open()
-        except SerialError:
-            if not self._closed:
-                raise
-        else:
-            if not self._closed:
-                return reader, self._writer
-        raise StopAsyncIteration
+    async def _openings(
+        self, life: object
+    ) -> AsyncIterator[tuple[StreamReader, StreamWriter[SerialTransport]]]:
+        """Until ``aclose()``. What has been opened since then is another's."""
+        while life is self._life:
+            await self._leave()
+            if life is not self._life:
+                return
+            try:
+                reader, self._writer = await self.open()
+            except SerialError:
+                if life is self._life:
+                    raise
+                return
+            if life is not self._life:
+                return
+            yield reader, self._writer
 
     async def _leave(self, timeout: float | None = None) -> None:
         if self._transport is not None:
@@ -212,7 +214,7 @@ class ReconnectingSerial:
     async def aclose(self, timeout: float | None = None) -> None:
         """Close the port, if it is open, and end whoever waits for it: a loop over this ends, ``connect`` and
         ``open`` raise `SerialError` (EBADF). *timeout*: see ``SerialTransport.aclose``."""
-        self._closed = True
+        self._life = object()
         if self._waiting is not None:
             until_closed, over = self._waiting
             if until_closed.when() is None:

@@ -86,18 +86,22 @@ class TunSending(TunPackets):
             return
         sizes = list(map(len, waiting))
         shortest, longest = min(sizes), max(sizes)
+        left = iter(waiting)  # one for all: what came before an error is not gone through again
         at = 0
         while at < len(waiting):
+            if not self._state.writes:
+                self._refuse_write(sum(sizes[at:]) or 1)
+                return
             if shortest < self._least or longest >= self._room_of_lists():
-                self.sendto(waiting[at])
+                self.sendto(next(left))
                 at += 1
                 continue
             # The loop over the packets runs in C; how many were taken before an error is in the list.
             taken: list[int] = []
-            next_ones: Iterable[BytesLike] = waiting[at:] if at else waiting
+            next_ones: Iterable[BytesLike] = left
             header = 0
             if not self._as_it_is:
-                next_ones, header = map(NO_HEADER.__add__, next_ones), HEADER_SIZE
+                next_ones, header = map(NO_HEADER.__add__, left), HEADER_SIZE
             try:
                 taken.extend(map(self._sys.write, repeat(self._wfd), next_ones))
                 failed = None
