@@ -184,7 +184,9 @@ class ProgramTransport(StreamTransport):
         self._wake("flushed", self._cut_off())
         self._wake("sent", self._cut_off())  # a file on its way holds reading, and so the end
         self._shrunk()
-        if not self._state.reads:
+        if self._state.closing and self._state.flushing:
+            self._step(Event.FLUSHED)  # whoever would write more is not waited for
+        elif not self._state.reads:
             self._step(Event.HANGUP)  # where that was told before, it was left to this write to tell
 
 

@@ -319,3 +319,25 @@ async def test_by_url_it_is_an_exec_transport() -> None:
     transport, _ = await connect_url(asyncio.Protocol, "exec:cat")
     assert isinstance(transport, ExecTransport)
     assert await transport.finish() == 0
+
+
+@pytest.mark.parametrize("how", ["exec <&-; sleep 0.2", "exit 0", "kill -9 $$"])
+async def test_a_source_that_never_waits_ends_with_the_program_and_lets_the_loop_turn(how: str) -> None:
+    async def source() -> Any:
+        while True:
+            yield bytes(1000)
+
+    transport, protocol = await connect_exec(RecordingProtocol, "sh", "-c", how)
+    with pytest.raises(ConnectionError):
+        await transport.write_from(source())
+    await until(lambda: protocol.lost)
+
+
+@pytest.mark.parametrize("how", ["exec <&-; sleep 0.2", "sleep 0.1; kill -9 $$"])
+async def test_a_file_for_a_program_that_takes_no_more_ends_with_an_error(how: str, tmp_path: Any) -> None:
+    with open(tmp_path / "file", "w+b") as file:  # noqa: ASYNC230
+        file.truncate(8 << 20)
+        transport, protocol = await connect_exec(RecordingProtocol, "sh", "-c", how)
+        with pytest.raises(ConnectionError):
+            await transport.sendfile(file)
+        await until(lambda: protocol.lost)

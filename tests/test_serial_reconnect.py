@@ -337,3 +337,23 @@ async def test_a_reader_has_no_frames_here_either() -> None:
         await port.open()
     with pytest.raises(ValueError, match="a reader has no frames"):
         await anext(aiter(port))
+
+
+async def test_a_loop_that_is_in_its_body_while_the_port_is_closed_does_not_take_the_next_one() -> None:
+    with terminal() as one:
+        port = ReconnectingSerial(one.path, first=0.01)
+        looping, go_on = asyncio.Event(), asyncio.Event()
+
+        async def loop() -> None:
+            async for _reader, _writer in port:
+                looping.set()
+                await go_on.wait()
+
+        task = asyncio.ensure_future(loop())
+        await looping.wait()
+        await port.aclose()
+        _, writer = await port.open()
+        go_on.set()
+        await task
+        assert not writer.transport.is_closing()
+        await port.aclose()

@@ -135,3 +135,16 @@ async def test_a_full_kernel_leaves_nothing_to_the_collector(tun: MemoryTun) -> 
         gc.enable()
     assert found == []
     transport.abort()
+
+
+async def test_what_is_left_of_a_list_when_the_interface_goes_is_refused_at_once(
+    tun: MemoryTun, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport, protocol = await tun.connect(RecordingDatagramProtocol)
+    transport.sendto(PACKET)
+    tun.delete()
+    transport.send_packets([PACKET] * 1000)
+    transport.send_packets([PACKET] * 1000)
+    await until(lambda: protocol.lost, "it was lost")
+    assert transport.sent == 1
+    assert len(caplog.records) < 10
