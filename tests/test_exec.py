@@ -331,6 +331,7 @@ async def test_a_source_that_never_waits_ends_with_the_program_and_lets_the_loop
     with pytest.raises(ConnectionError):
         await transport.write_from(source())
     await until(lambda: protocol.lost)
+    await transport.wait()
 
 
 @pytest.mark.parametrize("how", ["exec <&-; sleep 0.2", "sleep 0.1; kill -9 $$"])
@@ -341,3 +342,4 @@ async def test_a_file_for_a_program_that_takes_no_more_ends_with_an_error(how: s
         with pytest.raises(ConnectionError):
             await transport.sendfile(file)
         await until(lambda: protocol.lost)
+        await transport.wait()
