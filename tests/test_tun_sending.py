@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from garbage import nothing_for_the_collector
 
 from fdtransport._core.packet import PacketTransport
 from fdtransport.testing import MemoryTun, RecordingDatagramProtocol
@@ -121,19 +121,9 @@ async def test_sizes_that_do_not_fit_are_refused_while_it_is_open(mode: str) -> 
 async def test_a_full_kernel_leaves_nothing_to_the_collector(tun: MemoryTun) -> None:
     transport, _ = await tun.connect(RecordingDatagramProtocol)
     many = [PACKET + bytes(1000)] * 1000
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with nothing_for_the_collector(BlockingIOError):
         transport.send_packets(many)
         assert transport.get_write_buffer_size()
-        gc.collect()
-        found = [thing for thing in gc.garbage if isinstance(thing, BlockingIOError)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-    assert found == []
     transport.abort()
 
 
