@@ -49,8 +49,6 @@ class ProgramTransport(StreamTransport):
     _linger: float | None
     #: Once true, what is there to be read is all that is waited for.
     _last: bool
-    #: Whether what is written may have no reader any more without a sign of it.
-    _dropped: bool
 
     def __init__(self, *args: Any, start: Callable[..., Child], linger: float | None, **kwargs: Any) -> None:
         self._start = start

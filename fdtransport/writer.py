@@ -40,8 +40,6 @@ class StreamWriter(asyncio.StreamWriter, Generic[T_co]):
         :raises OSError: the connection was lost.
         """
         if getattr(self._transport, "_dropped", False):
-            # What a program does not want is taken without end. Whoever goes on must let the loop turn, or
-            # would never hear that it has gone.
             await asyncio.sleep(0)
         await super().drain()
 

@@ -21,8 +21,7 @@ async def write_from(transport: Any, source: AsyncIterable[Any]) -> int:
             total += memoryview(data).nbytes
             if gate.closed is not None:
                 await gate.closed
-            elif getattr(transport, "_dropped", False):
-                # It is taken without end, and a source that never waits would hold the loop for ever.
+            elif transport._dropped:
                 await asyncio.sleep(0)
             if not transport._state.writes:
                 break

@@ -66,6 +66,9 @@ class StreamTransport(ReadyTransport, asyncio.Transport):
     #: Seconds without progress after which what is left for it is dropped, when nobody waits for its answers
     #: any more; None: never.
     _PATIENCE: ClassVar[float | None] = None
+    #: Whether what is written may have no reader any more, and is taken without end: who goes on writing must
+    #: let the loop turn, or would never hear of the end.
+    _dropped: bool = False
 
     def __init__(
         self,
